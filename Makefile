@@ -1,0 +1,32 @@
+# The targets a newcomer needs. Everything runs in .venv, which is made when first needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+TESTS ?=
+
+.PHONY: demo test check docs clean
+
+demo: $(INSTALLED)          ## the whole journey on a rendered cohort; ends with a report
+	$(BIN)/medisent demo --out demo
+
+test: check                 ## the checks, then every test that needs no GPU, browser or patience
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(INSTALLED)         ## style, types, floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(INSTALLED)          ## the documents are Markdown: run their code, follow their links
+	$(BIN)/python -m pytest tests/test_docs.py
+
+clean:                      ## everything that can be made again, .venv too
+	rm -rf .venv demo runs dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find medisent tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
