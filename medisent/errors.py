@@ -1,0 +1,70 @@
+"""The refusals: what was asked, what was found, what to do. Each knows its exit code and nothing else."""
+
+
+class MedisentError(Exception):
+    """Base of every refusal.
+
+    Attributes:
+        code: The name of the fault, stable, for scripts.
+        exit_code: What the command line returns: 2 usage, 3 input refused, 4 machine, 5 quality gate.
+    """
+
+    code = "medisent"
+    exit_code = 3
+
+
+class UsageError(MedisentError):
+    """The call itself makes no sense."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class FormatError(MedisentError):
+    """A file is not a scan, or not one that can be trusted."""
+
+    code = "format"
+
+
+class GeometryError(MedisentError):
+    """The voxels have no trustworthy place in space."""
+
+    code = "geometry"
+
+
+class StudyError(MedisentError):
+    """A study file says something that cannot be meant."""
+
+    code = "study"
+
+
+class CohortError(MedisentError):
+    """A cohort table and its scans do not fit together."""
+
+    code = "cohort"
+
+
+class InterventionError(MedisentError):
+    """A factor was asked to take a value it cannot take."""
+
+    code = "intervention"
+
+
+class ModelError(MedisentError):
+    """A model file is missing, damaged, of another version or unfit for the request."""
+
+    code = "model"
+
+
+class MachineError(MedisentError):
+    """Memory, device, disk or permission."""
+
+    code = "machine"
+    exit_code = 4
+
+
+class GateError(MedisentError):
+    """A quality gate of the study was not met."""
+
+    code = "gate"
+    exit_code = 5

@@ -1,0 +1,105 @@
+"""How a scanner changes what it sees: gain, contrast and bias field, put on (apply) and taken off (remove)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Legendre polynomials of order one and two in three coordinates, without the constant (that is the gain), and
+# the variance of each over the cube [-1, 1]^3, over which they are orthogonal.
+_VARIANCES = (1 / 3, 1 / 3, 1 / 3, 4 / 45, 4 / 45, 4 / 45, 1 / 9, 1 / 9, 1 / 9)
+BIAS_TERMS = len(_VARIANCES)
+
+
+@dataclass(frozen=True, eq=False)
+class Scanner:
+    """The settings of a scanner, one for each scan of a batch: ``gain * exp(bias field) * canonical ** gamma``.
+
+    Attributes:
+        log_gain: Logarithm of the gain; what the brightest canonical tissue, 1, becomes.
+        log_gamma: Logarithm of the contrast's exponent.
+        bias: Coefficients of the log bias field.
+    """
+
+    log_gain: Float[Tensor, " batch"]
+    log_gamma: Float[Tensor, " batch"]
+    bias: Float[Tensor, "batch terms"]
+
+    def apply(self, canonical: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]) -> Float[Tensor, "batch 1 *space"]:
+        """What this scanner makes of canonical scans. Values below zero count as zero."""
+        return canonical.clamp(min=0).pow(_wide(self.log_gamma.exp(), canonical)) * self._field(canonical, basis).exp()
+
+    def remove(self, scan: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]) -> Float[Tensor, "batch 1 *space"]:
+        """The canonical scans behind scans of this scanner. Values below zero count as zero."""
+        flat = scan.clamp(min=0) * (-self._field(scan, basis)).exp()
+        return flat.pow(_wide((-self.log_gamma).exp(), scan))
+
+    def after(self, first: Scanner) -> Scanner:
+        """The one scanner that does what ``first`` and then this one do."""
+        gamma = self.log_gamma.exp()
+        return Scanner(
+            self.log_gain + gamma * first.log_gain,
+            self.log_gamma + first.log_gamma,
+            self.bias + gamma[:, None] * first.bias,
+        )
+
+    def stacked(self) -> Float[Tensor, "batch settings"]:
+        """All settings side by side: log gain, log gamma, bias coefficients."""
+        return torch.cat([self.log_gain[:, None], self.log_gamma[:, None], self.bias], 1)
+
+    @staticmethod
+    def unstacked(settings: Float[Tensor, "batch settings"]) -> Scanner:
+        """The inverse of ``stacked``."""
+        return Scanner(settings[:, 0], settings[:, 1], settings[:, 2:])
+
+    def _field(self, like: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]) -> Float[Tensor, "batch 1 *space"]:
+        return _wide(self.log_gain, like) + torch.tensordot(self.bias, basis, dims=1)[:, None]
+
+
+def random_scanner(
+    batch: int, generator: torch.Generator, *, gain: float = 0.4, gamma: float = 0.2, bias: float = 0.15
+) -> Scanner:
+    """Scanners drawn at random around the reference.
+
+    Arguments:
+        batch: How many.
+        generator: The source of chance.
+        gain: Standard deviation of the log gain.
+        gamma: Standard deviation of the log exponent.
+        bias: Mean strength of the log bias field (see ``bias_strength``).
+    """
+    draw = torch.randn(batch, 2 + BIAS_TERMS, generator=generator)
+    weights = torch.tensor(_VARIANCES).rsqrt() / BIAS_TERMS**0.5
+    return Scanner(gain * draw[:, 0], gamma * draw[:, 1], bias * weights * draw[:, 2:])
+
+
+def bias_basis(coordinates: Float[Tensor, "3 *space"]) -> Float[Tensor, "terms *space"]:
+    """The polynomials of the log bias field at points given in the field's own coordinates, -1 to 1."""
+    x, y, z = coordinates
+    return torch.stack([x, y, z, x * x - 1 / 3, y * y - 1 / 3, z * z - 1 / 3, x * y, x * z, y * z])
+
+
+def bias_strength(bias: Float[Tensor, "batch terms"]) -> Float[Tensor, " batch"]:
+    """The standard deviation of the log bias field over the whole field (0.1 is about ten percent)."""
+    return (bias.square() @ torch.tensor(_VARIANCES, dtype=bias.dtype, device=bias.device)).sqrt()
+
+
+def measured_scale(image: Float[Tensor, "*space"]) -> Float[Tensor, ""]:
+    """The typical intensity of tissue in a scan, in the scan's own unit; exactly k times as large in a scan k times as bright.
+
+    Tissue is what exceeds half of the intensity-weighted mean intensity; its median is the scale.
+    Air hardly weighs in, nor does a handful of very bright voxels. A scan without a positive voxel has scale 1.
+    """
+    positive = image.clamp(min=0).double()
+    total = positive.sum()
+    if total <= 0:
+        return torch.ones((), dtype=image.dtype)
+    threshold = 0.5 * positive.square().sum() / total
+    return positive[positive >= threshold].median().to(image.dtype)
+
+
+def _wide(value: Float[Tensor, " batch"], like: Tensor) -> Tensor:
+    return value.reshape(-1, *[1] * (like.ndim - 1))

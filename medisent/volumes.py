@@ -1,0 +1,104 @@
+"""What a scan is: voxels and where they lie in the patient. Knows no file and no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float, Num, Shaped
+from nibabel.orientations import aff2axcodes
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where voxels lie: index to millimetres, RAS+ (right, anterior, superior are positive).
+
+    Attributes:
+        affine: Voxel index (homogeneous) to world millimetres.
+        shape: Voxels along each axis.
+    """
+
+    affine: Float[np.ndarray, "4 4"]
+    shape: tuple[int, int, int]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along each axis, in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def centre(self) -> Float[np.ndarray, "3"]:
+        """The middle of the field of view, in mm."""
+        middle = (np.array(self.shape) - 1) / 2
+        centre: np.ndarray = self.affine[:3, :3] @ middle + self.affine[:3, 3]
+        return centre
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel, in mL."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
+    @property
+    def axis_codes(self) -> str:
+        """The nearest anatomical direction of each axis, such as ``RAS``."""
+        return "".join(aff2axcodes(self.affine))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Geometry):
+            return NotImplemented
+        return self.shape == other.shape and np.array_equal(self.affine, other.affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a NIfTI header says about space, kept so that it can be given back unchanged.
+
+    Attributes:
+        sform: The header's sform, or None where it has none.
+        sform_code: Its code.
+        qform: The header's qform, or None where it has none.
+        qform_code: Its code.
+        units: The header's ``xyzt_units`` byte.
+        quaternion: The stored quaternion b, c, d; the qform's matrix does not give it back to the last bit.
+        pixdim: The stored handedness and the three voxel sizes, in the header's unit.
+    """
+
+    sform: Float[np.ndarray, "4 4"] | None
+    sform_code: int
+    qform: Float[np.ndarray, "4 4"] | None
+    qform_code: int
+    units: int
+    quaternion: Float[np.ndarray, "3"] | None = None
+    pixdim: Float[np.ndarray, "4"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan: a box of voxels with a place in space.
+
+    Attributes:
+        voxels: Values as the file means them (slope and intercept applied), axes (x, y, z) as stored.
+        geometry: Where they lie.
+        header: What the file said about space, where it was NIfTI; given back when the scan is written.
+        remarks: What the reader had to decide, in sentences without identifiers.
+    """
+
+    voxels: Num[np.ndarray, "x y z"]
+    geometry: Geometry
+    header: Header | None = None
+    remarks: tuple[str, ...] = field(default=())
+
+    @property
+    def affine(self) -> Float[np.ndarray, "4 4"]:
+        """Voxel index to world millimetres, RAS+."""
+        return self.geometry.affine
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along each axis, in mm."""
+        return self.geometry.spacing
+
+    def with_voxels(self, voxels: Shaped[np.ndarray, "x y z"]) -> Volume:
+        """The same place with other voxels."""
+        return replace(self, voxels=voxels)
