@@ -1,0 +1,30 @@
+"""The study file: what it may say, how it is read, and what to say where it is wrong."""
+
+from medisent.config.reading import dump_study, load_study, parse_study, schema
+from medisent.config.settings import (
+    SCANNER_FACTORS,
+    CohortSettings,
+    Gate,
+    NetworkSettings,
+    ScannerSettings,
+    Study,
+    Supervision,
+    TrainingSettings,
+    Weights,
+)
+
+__all__ = [
+    "SCANNER_FACTORS",
+    "CohortSettings",
+    "Gate",
+    "NetworkSettings",
+    "ScannerSettings",
+    "Study",
+    "Supervision",
+    "TrainingSettings",
+    "Weights",
+    "dump_study",
+    "load_study",
+    "parse_study",
+    "schema",
+]

@@ -1,0 +1,162 @@
+"""What a study says: every setting, its default and its bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BeforeValidator
+
+from medisent.errors import StudyError
+from medisent.factors import Factor
+from medisent.grids import Grid
+
+SCANNER_FACTORS = ("brightness", "contrast", "bias_field")
+
+ScannerFactor = Literal["brightness", "contrast", "bias_field"]
+Name = Annotated[str, MinLen(1)]
+Weight = Annotated[float, Ge(0)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(lambda value: _one_or_more(value)), MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortSettings:
+    """Where the cohort table is and what its columns are called.
+
+    Attributes:
+        table: The table, tab- or comma-separated.
+        scan: Column with the scans.
+        subject: Column with the subjects; scans of one subject never fall into different splits.
+        split: Column with ``train``, ``validation`` or ``test``; None: subjects are dealt out by the seed.
+        site: Column with the sites, for weak supervision and reports.
+    """
+
+    table: Path
+    scan: Name = "scan"
+    subject: Name = "subject"
+    split: Name | None = None
+    site: Name | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScannerSettings:
+    """The built-in scanner.
+
+    Attributes:
+        factors: What the scanner does to a scan, each a named nuisance factor that needs no labels.
+        air: Intensity of air, in the scan's unit; it is what a scan holds outside its field of view.
+    """
+
+    factors: tuple[ScannerFactor, ...] = SCANNER_FACTORS  # type: ignore[assignment]
+    air: float = 0.0
+
+    def __post_init__(self) -> None:
+        _refuse_twice("[scanner] factors", self.factors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """What rows of the table have in common although nobody measured it.
+
+    Attributes:
+        kind: ``groups`` and ``pairs`` share values, ``clamp`` fills batches in which only these vary, ``ranks`` orders.
+        by: Column of the table in which such rows agree.
+        share: Factors, or the roles ``anatomy`` and ``nuisance``.
+    """
+
+    kind: Literal["groups", "pairs", "clamp", "ranks"]
+    by: Name
+    share: Names
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long and how to train. At most one of the three durations is given; without any it is five minutes.
+
+    Attributes:
+        minutes: Duration on the clock.
+        epochs: Duration in passes over the training scans.
+        steps: Duration in batches.
+        seed: Of everything that is drawn.
+        batch: Scans a step.
+        learning_rate: Of the optimiser, at its highest.
+    """
+
+    minutes: Annotated[float, Gt(0)] | None = None
+    epochs: Annotated[int, Gt(0)] | None = None
+    steps: Annotated[int, Gt(0)] | None = None
+    seed: Annotated[int, Ge(0)] = 0
+    batch: Annotated[int, Gt(0)] = 8
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("minutes", "epochs", "steps") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise StudyError(f"[training] gives {' and '.join(given)}, but the duration is one of them. Keep one.")
+        if not given:
+            object.__setattr__(self, "minutes", 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """How large the networks are.
+
+    Attributes:
+        width: Channels at the finest level.
+        rest: Anatomy latents that belong to no named factor.
+    """
+
+    width: Annotated[int, Gt(0)] = 16
+    rest: Annotated[int, Ge(0)] = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """How much each term of the objective counts; zero leaves it out."""
+
+    distortion: Weight = 1.0
+    rate: Weight = 1.0
+    readout: Weight = 1.0
+    mask: Weight = 1.0
+    scanner: Weight = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a model has to reach, or evaluating it ends with exit code 5.
+
+    Attributes:
+        leakage: The largest R2 with which a factor may be read from a block that is not its own.
+    """
+
+    leakage: Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that training needs to know."""
+
+    cohort: CohortSettings
+    grid: Grid
+    scanner: ScannerSettings = field(default_factory=ScannerSettings)
+    factors: tuple[Factor, ...] = ()
+    supervision: tuple[Supervision, ...] = ()
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    weights: Weights = field(default_factory=Weights)
+    gate: Gate | None = None
+
+
+def _refuse_twice(what: str, names: tuple[str, ...]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StudyError(f"{what} names {', '.join(twice)} twice. Once is enough.")
+
+
+def _one_or_more(value: object) -> object:
+    """One name counts as a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value

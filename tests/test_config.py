@@ -1,0 +1,257 @@
+"""Laws of the study file: it says what it means, and says where it does not."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from medisent.config import SCANNER_FACTORS, Study, dump_study, load_study, parse_study, schema
+from medisent.errors import StudyError
+
+STUDY = """\
+[cohort]
+table = "cohort.tsv"
+split = "split"
+
+[grid]
+spacing_mm = 6.0
+shape = [32, 32, 24]
+
+[scanner]
+factors = ["brightness", "contrast", "bias_field"]
+
+[[factors]]
+name = "tumour_volume"
+role = "anatomy"
+kind = "positive"
+unit = "mL"
+column = "tumour_ml"
+mask = "tumour_mask"
+
+[[factors]]
+name = "brightness"
+role = "nuisance"
+kind = "positive"
+column = "gain"
+
+[[factors]]
+name = "grade"
+role = "anatomy"
+kind = "ordinal"
+column = "grade"
+levels = ["low", "middle", "high"]
+
+[[supervision]]
+kind = "groups"
+by = "subject"
+share = "anatomy"
+
+[training]
+minutes = 5
+seed = 7
+
+[gate]
+leakage = 0.2
+"""
+SMALLEST = '[cohort]\ntable = "a.csv"\n[grid]\nspacing_mm = 2\nshape = [8, 8, 8]\n'
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(StudyError) as caught:
+        parse_study(text, "study.toml")
+    return str(caught.value)
+
+
+def changed(old: str, new: str) -> str:
+    assert old in STUDY
+    return STUDY.replace(old, new, 1)
+
+
+def line_of(part: str, text: str = STUDY) -> int:
+    return text[: text.index(part)].count("\n") + 1
+
+
+def test_a_study_says_what_its_file_says():
+    study = parse_study(STUDY, "study.toml")
+    assert study.cohort.table == Path("cohort.tsv")
+    assert study.cohort.subject == "subject"
+    assert study.grid.shape == (32, 32, 24)
+    assert [f.name for f in study.factors] == ["tumour_volume", "brightness", "grade"]
+    assert [f.kind for f in study.factors] == ["positive", "positive", "ordinal"]
+    assert study.factors[2].levels == ("low", "middle", "high")
+    assert study.supervision[0].share == ("anatomy",)
+    assert study.training.minutes == 5
+    assert study.training.seed == 7
+    assert study.gate is not None
+    assert study.gate.leakage == 0.2
+
+
+def test_everything_optional_has_a_default():
+    study = parse_study(SMALLEST, "study.toml")
+    assert study.scanner.factors == SCANNER_FACTORS
+    assert (study.training.minutes, study.training.epochs, study.training.steps) == (5.0, None, None)
+    assert (study.network.width, study.network.rest) == (16, 16)
+    assert study.weights.mask == 1
+    assert study.factors == ()
+    assert study.gate is None
+
+
+@pytest.mark.parametrize("text", [STUDY, SMALLEST], ids=["full", "smallest"])
+def test_a_study_written_out_reads_back_equal(text):
+    study = parse_study(text, "study.toml")
+    assert parse_study(dump_study(study), "again") == study
+    assert dump_study(parse_study(dump_study(study), "again")) == dump_study(study)
+
+
+def test_the_table_is_found_beside_the_study_file(tmp_path):
+    folder = tmp_path / "a place with ümlauts"
+    folder.mkdir()
+    (folder / "study.toml").write_text(STUDY, encoding="utf-8")
+    assert load_study(folder / "study.toml").cohort.table == folder / "cohort.tsv"
+
+
+def test_a_loaded_study_written_elsewhere_still_finds_its_table(tmp_path):
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    study = load_study(tmp_path / "study.toml")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.toml").write_text(dump_study(study), encoding="utf-8")
+    assert load_study(tmp_path / "run" / "study.toml") == study
+
+
+def test_a_wrong_key_is_named_with_its_line_and_the_nearest_setting():
+    line = line_of("minutes = 5")
+    assert refusal(changed("minutes = 5", "minuts = 5")) == (
+        f"study.toml line {line}: [training] has no setting 'minuts'. Did you mean 'minutes'?"
+    )
+
+
+def test_a_wrong_key_like_no_other_is_answered_with_all_there_are():
+    text = changed("seed = 7", "zzz = 7")
+    assert refusal(text) == (
+        f"study.toml line {line_of('zzz', text)}: [training] has no setting 'zzz'. "
+        "Known: minutes, epochs, steps, seed, batch, learning_rate."
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[training]", "[trainig]", "there is no section [trainig]. Did you mean [training]?"),
+        ("[training]", "[[training]]", "[training] is one section"),
+        ("[[supervision]]", "[supervision]", "write [[supervision]]"),
+        ("minutes = 5", 'minutes = "5"', 'minutes is "5", but has to be a number.'),
+        ("minutes = 5", "minutes = true", "minutes is true, but has to be a number."),
+        ("minutes = 5", "minutes = 0", "minutes is 0, but has to be greater than 0."),
+        ("minutes = 5", "minutes = 5\nsteps = 4", "gives minutes and steps"),
+        ("seed = 7", "seed = 1.5", "seed is 1.5, but has to be a whole number."),
+        ("seed = 7", "seed = -1", "seed is -1, but has to be greater than or equal to 0."),
+        ("seed = 7", "learning_rate = nan", "learning_rate is NaN, but has to be a finite number."),
+        ("spacing_mm = 6.0", "spacing_mm = 0.0", "spacing_mm is 0.0, but has to be greater than 0."),
+        ("shape = [32, 32, 24]", "shape = [32, 0, 24]", "shape[1] is 0, but has to be greater than 0."),
+        ("shape = [32, 32, 24]", 'shape = [32, "a", 24]', 'shape[1] is "a", but has to be a whole number.'),
+        ('"bias_field"]', '"bias"]', "factors[2] is \"bias\", but has to be 'brightness', 'contrast' or 'bias_field'."),
+        ('"contrast", "bias_field"]', '"contrast", "contrast"]', "names contrast twice"),
+        ('role = "anatomy"', 'role = "anatmy"', "role is \"anatmy\", but has to be 'anatomy' or 'nuisance'."),
+        ('kind = "positive"', 'kind = "positiv"', "kind is 'positiv'. Did you mean 'positive'?"),
+        ('kind = "positive"', "kind = [1]", "kind is [1]."),
+        ('kind = "positive"\n', "", "needs 'kind': real, positive, ordinal, categorical, circular."),
+        ('kind = "positive"', 'kind = "real"', "a mask measures a volume in mL"),
+        ('kind = "positive"', 'kind = "circular"', "needs 'period'."),
+        ('levels = ["low", "middle", "high"]', 'levels = ["low"]', "needs at least two"),
+        ('levels = ["low", "middle", "high"]', "levels = [1, 2]", "levels[0] is 1, but has to be a string."),
+        ('name = "brightness"', 'name = "tumour_volume"', "two factors of that name"),
+        ('name = "brightness"', 'name = "tumour volume"', "letters, digits and underscores"),
+        ('name = "brightness"', 'name = "lambda"', "letters, digits and underscores"),
+        ('name = "brightness"', 'name = "anatomy_rest"', "that name is taken"),
+        ('role = "nuisance"', 'role = "anatomy"', "the scanner's own factors have role 'nuisance'"),
+        ('share = "anatomy"', 'share = ["tumor_volume"]', "Did you mean 'tumour_volume'?"),
+        ('share = "anatomy"', "share = 3", "share is 3"),
+        ('share = "anatomy"', "share = []", "share is []"),
+        (
+            'kind = "groups"',
+            'kind = "group"',
+            "kind is \"group\", but has to be 'groups', 'pairs', 'clamp' or 'ranks'.",
+        ),
+        ("leakage = 0.2", "leakage = 2", "leakage is 2, but has to be less than or equal to 1."),
+        ('table = "cohort.tsv"\n', "", "[cohort] needs 'table'."),
+        ("shape = [32, 32, 24]\n", "", "[grid] needs 'shape'."),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_on_its_line(old, new, said):
+    message = refusal(changed(old, new))
+    assert said in message
+    line = int(message.split("study.toml line ")[1].split(":")[0])
+    setting = line_of(old)
+    section = max(i for i in range(1, setting + 1) if STUDY.splitlines()[i - 1].startswith("["))
+    assert line in (setting, section, setting + 1), "the line is that of the setting or of its section"
+
+
+def test_a_factor_may_be_told_about_by_what_rows_share():
+    study = parse_study(changed('column = "grade"\n', ""), "study.toml")
+    assert study.factors[2].column is None
+
+
+def test_a_factor_that_nothing_tells_about_is_refused():
+    without = changed('column = "grade"\n', "").replace('share = "anatomy"', 'share = "nuisance"')
+    assert "[[factors]] grade: nothing tells its values" in refusal(without)
+
+
+def test_settings_outside_every_section_are_refused():
+    assert "study.toml line 1: there is no section [minutes]." in refusal("minutes = 3\n" + STUDY)
+
+
+@pytest.mark.parametrize("section", ["cohort", "grid"])
+def test_a_study_needs_a_cohort_and_a_grid(section):
+    start = SMALLEST.index(f"[{section}]")
+    end = SMALLEST.find("[grid]", start + 1)
+    assert f"no section [{section}]" in refusal(SMALLEST[:start] + (SMALLEST[end:] if end > 0 else ""))
+
+
+@pytest.mark.parametrize(
+    ("broken", "line"), [("a = = 3\n", 2), ("[unclosed\n", 2), ('a = "text\nb = 3\n', 2), ("a = [1,\n", 2)]
+)
+def test_what_is_not_toml_is_refused_with_its_line(broken, line):
+    assert refusal("\n" + broken).startswith(f"study.toml line {line}: this is not TOML: ")
+
+
+def test_lines_are_counted_through_lists_and_texts_of_several_lines():
+    text = STUDY.replace('["low", "middle", "high"]', '[\n  "low",  # the least\n  "middle",\n  """high""",\n]')
+    text = text.replace("seed = 7", "sead = 7")
+    assert f"line {line_of('sead', text)}: " in refusal(text)
+
+
+def test_several_faults_are_told_together_and_never_at_length():
+    text = STUDY.replace("minutes = 5\nseed = 7", "\n".join(f"wrong{i} = 1" for i in range(9)))
+    lines = refusal(text).splitlines()
+    assert len(lines) == 5
+    assert lines[-1] == "... and 5 more."
+
+
+def test_a_missing_study_file_is_refused_with_how_to_get_one(tmp_path):
+    with pytest.raises(StudyError, match="medisent init"):
+        load_study(tmp_path / "none.toml")
+
+
+def test_what_is_no_text_is_no_study_file(tmp_path):
+    (tmp_path / "study.toml").write_bytes(b"\xff\xfe\x00\x01")
+    for path in (tmp_path, tmp_path / "study.toml"):
+        with pytest.raises(StudyError, match="not a study file"):
+            load_study(path)
+
+
+def test_the_schema_knows_every_section_and_refuses_others():
+    found = schema()
+    assert list(found["properties"]) == list(Study.__dataclass_fields__)
+    assert found["additionalProperties"] is False
+    assert all(found["properties"][s]["additionalProperties"] is False for s in ("cohort", "grid", "training", "gate"))
+    kinds = {one["properties"]["kind"]["const"] for one in found["properties"]["factors"]["items"]["oneOf"]}
+    assert kinds == {"real", "positive", "ordinal", "categorical", "circular"}
+    json.dumps(found)
+
+
+def test_every_setting_that_is_written_out_is_in_the_schema():
+    properties = schema()["properties"]
+    for section, settings in tomllib.loads(dump_study(parse_study(STUDY, "study.toml"))).items():
+        if isinstance(settings, dict):
+            assert set(settings) <= set(properties[section]["properties"])
