@@ -1,0 +1,96 @@
+"""Files in, files out: a scan of any format becomes one ``Volume``, and a ``Volume`` becomes a NIfTI file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medisent.errors import FormatError, GeometryError, MachineError
+from medisent.formats.checks import is_usable
+from medisent.formats.dicom import is_dicom, read_dicom
+from medisent.formats.nifti import is_nifti, read_nifti, write_nifti
+from medisent.formats.others import read_other
+from medisent.volumes import Volume
+
+__all__ = ["MAX_VOXELS", "read", "write"]
+
+MAX_VOXELS = 1 << 29
+
+
+def read(
+    path: Path | str,
+    *,
+    volume: int | None = None,
+    series: int | None = None,
+    max_voxels: int = MAX_VOXELS,
+    constant: bool = False,
+) -> Volume:
+    """The scan at ``path``, its values as the file means them, its place in mm, RAS+.
+
+    Args:
+        path: A NIfTI file, a DICOM file or folder, or any format that SimpleITK reads.
+        volume: Which volume of a 4D file, counted from 0.
+        series: Which series of a DICOM folder, counted from 0 as the refusal lists them.
+        max_voxels: More are refused before memory is asked for.
+        constant: Whether all voxels may be equal, as in the mask of something that is not there.
+
+    Raises:
+        FormatError: There is no such file, or it is not one intact scalar 3D scan.
+        GeometryError: The voxels have no trustworthy place in space.
+        MachineError: The file may not be read, or memory does not suffice.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise FormatError(f"{path} does not exist. Check the path.")
+        found = _dispatch(path, volume, series, max_voxels)
+        _refuse_unfit(found, path, constant)
+    except OSError as error:
+        raise MachineError(
+            f"{path} cannot be read: {error.strerror or type(error).__name__}. Check disk and permissions."
+        ) from error
+    except MemoryError as error:
+        raise MachineError(f"{path} does not fit into memory. Crop or resample it first.") from error
+    return found
+
+
+def write(volume: Volume, path: Path, *, description: str) -> None:
+    """Write a volume as NIfTI; see ``medisent.formats.nifti.write_nifti``.
+
+    Raises:
+        UsageError: The name does not end in ``.nii`` or ``.nii.gz``.
+        MachineError: The file cannot be written.
+    """
+    write_nifti(volume, path, description=description)
+
+
+def _dispatch(path: Path, volume: int | None, series: int | None, max_voxels: int) -> Volume:
+    if path.is_dir() or (path.is_file() and is_dicom(path)):
+        return read_dicom(path, series=series, max_voxels=max_voxels)
+    if not path.is_file():
+        raise FormatError(f"{path} is neither a file nor a folder. Give a NIfTI file, or a DICOM file or folder.")
+    if path.stat().st_size == 0:
+        raise FormatError(f"{path} is empty. Copy or download it again.")
+    if is_nifti(path):
+        return read_nifti(path, volume=volume, max_voxels=max_voxels)
+    return read_other(path, volume=volume, max_voxels=max_voxels)
+
+
+def _refuse_unfit(volume: Volume, path: Path, constant: bool) -> None:
+    """Refuse what has the form of a scan but cannot be worked on."""
+    shape = volume.geometry.shape
+    if min(shape) == 1:
+        size = " x ".join(map(str, shape))
+        raise FormatError(
+            f"{path} has one slice ({size} voxels), but a scan has three dimensions. Give the whole volume."
+        )
+    if not is_usable(volume.affine):
+        raise GeometryError(
+            f"{path} has a singular or non-finite affine, so its voxels have no place. Export it again."
+        )
+    low, high = volume.voxels.min(), volume.voxels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise FormatError(f"{path} holds voxels that are NaN or infinite. Replace them first, for example by 0.")
+    if low == high and not constant:
+        raise FormatError(f"{path} has the value {low} in every voxel, so it shows nothing. Check how it was exported.")

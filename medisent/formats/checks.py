@@ -1,0 +1,67 @@
+"""What no format may be: the refusals that all readers share, in the same words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from medisent.errors import FormatError
+
+
+def check_volume(path: Path, sizes: Sequence[int], volume: int | None) -> int:
+    """How many volumes a file of these sizes holds, once it is clear which of them is meant.
+
+    Raises:
+        FormatError: The file has more than three dimensions and no volume of it is chosen, or one that it has not.
+    """
+    if len(sizes) > 4:
+        raise FormatError(f"{path} has {len(sizes)} dimensions, but a scan has 3. Save one scalar volume of it first.")
+    times = sizes[3] if len(sizes) == 4 else 1
+    if times > 1 and volume is None:
+        raise FormatError(f"{path} has 4 dimensions, but a scan has 3. Choose one time point first: --volume 0.")
+    if volume is not None and not 0 <= volume < times:
+        raise FormatError(f"{path} has no volume {volume}. It has {times}: choose --volume 0 to {times - 1}.")
+    return times
+
+
+def refuse_types(path: Path, dtype: np.dtype) -> None:
+    """Refuse everything but real numbers of at most 64 bits.
+
+    Raises:
+        FormatError: The voxels are colours, complex numbers or of an unusual type.
+    """
+    if dtype.fields is not None:
+        raise FormatError(
+            f"{path} holds colours (RGB), but a scan has one value in each voxel. Give the scan it was made from."
+        )
+    if dtype.kind == "c":
+        raise FormatError(f"{path} holds complex numbers, but a scan has real ones. Save its magnitude first.")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise FormatError(
+            f"{path} holds values of type {dtype}, which are not read. Save it as float32 or float64 first."
+        )
+
+
+def refuse_size(path: Path, shape: Sequence[int], max_voxels: int) -> None:
+    """Refuse more voxels than wanted, before memory is asked for.
+
+    Raises:
+        FormatError: There are more than ``max_voxels``.
+    """
+    if math.prod(shape) > max_voxels:
+        size = " x ".join(map(str, shape))
+        raise FormatError(f"{path} claims {size} voxels, more than the {max_voxels:,} that are read. Crop it first.")
+
+
+def is_usable(affine: Float[np.ndarray, "4 4"]) -> bool:
+    """Whether an affine is finite and its three axes span space."""
+    if not np.isfinite(affine).all():
+        return False
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        span = abs(np.linalg.det(affine[:3, :3] / lengths))
+    return bool(np.isfinite(span) and span > 1e-3)

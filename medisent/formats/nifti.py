@@ -1,0 +1,303 @@
+"""NIfTI: what its bytes mean, and how a volume becomes one."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+from isal import igzip, igzip_lib, isal_zlib
+from jaxtyping import Bool, Num
+from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+from nibabel.spatialimages import HeaderDataError
+
+from medisent.errors import FormatError, UsageError
+from medisent.files import whole_file
+from medisent.formats.checks import check_volume, refuse_size, refuse_types
+from medisent.formats.space import geometry_of, header_for, kept_header
+from medisent.volumes import Volume
+
+_KINDS: dict[tuple[int, bytes], Callable[..., Nifti1Header]] = {
+    (348, b"n+1\0"): Nifti1Header,
+    (348, b"ni1\0"): Nifti1PairHeader,
+    (540, b"n+2\0"): Nifti2Header,
+    (540, b"ni2\0"): Nifti2PairHeader,
+}
+_CHUNK = 1 << 22
+_PADDING = 4096  # bytes after the voxels that are still taken for padding
+_DEFLATE_AT_BEST = 1032  # deflate cannot shrink more, so a header that claims more is false
+_DAMAGED_GZIP = (igzip.BadGzipFile, igzip_lib.IsalError, isal_zlib.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where in the stream the voxels of one volume lie."""
+
+    dtype: np.dtype
+    shape: tuple[int, int, int]
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_nifti(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
+    """The scan in a ``.nii``, ``.nii.gz`` or ``.hdr``/``.img`` file, read to its last byte.
+
+    Raises:
+        FormatError: The file is damaged, truncated, not NIfTI, or not one scalar 3D volume.
+        GeometryError: Neither sform nor qform gives the voxels a place.
+    """
+    header_path, voxel_path = _pair(path)
+    header = _header(header_path, path)
+    layout = _layout(header, path, volume, max_voxels)
+    raw = _stored(voxel_path, path, layout)
+    geometry, remarks = geometry_of(header, layout.shape, path)
+    return Volume(_scaled(raw, header, path), geometry, kept_header(header), remarks)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is NIfTI by its name or by its first bytes."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((".nii", ".hdr", ".img")):
+        return True
+    with path.open("rb") as file:
+        block = file.read(348)
+    return block[344:348] in (b"n+1\0", b"ni1\0") or block[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def write_nifti(volume: Volume, path: Path, *, description: str) -> None:
+    """Write a NIfTI file from zero: values and place are the volume's, nothing else is carried over.
+
+    The same volume gives the same bytes. Values come back equal; voxel sizes, sform, qform, their codes and the units
+    are those of ``volume.header``, or, where there is none, the geometry's, in mm.
+
+    Raises:
+        UsageError: The name does not end in ``.nii`` or ``.nii.gz``.
+        MachineError: The file cannot be written.
+    """
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise UsageError(f"{path} cannot be written: scans are written as NIfTI. Let the name end in .nii or .nii.gz.")
+    dtype = _storable(volume.voxels)
+    header = _fresh_header(volume, dtype)
+    header["descrip"] = description.encode("ascii", "replace")[:79]
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        if path.name.endswith(".gz"):
+            with igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as packed:
+                _write_stream(packed, header, volume.voxels, dtype)
+        else:
+            _write_stream(file, header, volume.voxels, dtype)
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """The files with the header and with the voxels; one and the same for ``.nii``."""
+    for here, there in ((".hdr", ".img"), (".img", ".hdr")):
+        for packed in ("", ".gz"):
+            if path.name.lower().endswith(here + packed):
+                stem = path.name[: -len(here + packed)]
+                names = [there, there.upper()] if not packed else [there + packed]
+                other = next((path.with_name(stem + n) for n in names if path.with_name(stem + n).is_file()), None)
+                if other is None:
+                    raise FormatError(
+                        f"{path} is half of a pair, and the {there} file beside it is missing. Put both in one folder."
+                    )
+                return (path, other) if here == ".hdr" else (other, path)
+    return path, path
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed:
+        unpacked: IO[bytes] = igzip.open(path, "rb")
+        return unpacked
+    return path.open("rb")
+
+
+def _header(header_path: Path, path: Path) -> Nifti1Header:
+    with closing(_open(header_path)) as file:
+        try:
+            block = file.read(540)
+        except EOFError as error:
+            raise FormatError(f"{path} is truncated: it ends within its header. Copy or download it again.") from error
+        except _DAMAGED_GZIP as error:
+            raise FormatError(
+                f"{path} is damaged: its gzip data cannot be unpacked. Copy or download it again."
+            ) from error
+    for order in ("<", ">"):
+        size = int(np.frombuffer(block[:4].ljust(4), f"{order}i4")[0])
+        magic = block[344:348] if size == 348 else block[4:8]
+        if (kind := _KINDS.get((size, magic))) is not None and len(block) >= size:
+            # without nibabel's own check, which prints and mends in silence
+            return kind(block[:size], endianness=order, check=False)
+        if size == 348 and magic[:1] not in (b"n", b"N"):
+            raise FormatError(
+                f"{path} is an Analyze 7.5 file, which does not say left from right. Convert it to NIfTI first."
+            )
+    raise FormatError(f"{path} is not a NIfTI file, or its header is damaged. Check the file, or export it again.")
+
+
+def _layout(header: Nifti1Header, path: Path, volume: int | None, max_voxels: int) -> _Layout:
+    shape, count = _dimensions(header, path, volume)
+    try:
+        dtype = header.get_data_dtype()
+    except HeaderDataError as error:
+        raise FormatError(
+            f"{path} names a data type that NIfTI does not know. Its header is damaged: export it again."
+        ) from error
+    refuse_types(path, dtype)
+    refuse_size(path, shape, max_voxels)
+    offset = float(header["vox_offset"])
+    single = header["magic"].item().startswith(b"n+")
+    if not (math.isfinite(offset) and offset >= (int(header["sizeof_hdr"]) if single else 0)):
+        raise FormatError(f"{path} says that its voxels begin inside its header. It is damaged: export it again.")
+    size = math.prod(shape) * dtype.itemsize
+    start = int(offset) + (volume or 0) * size
+    return _Layout(dtype, shape, start, int(offset) + count * size)
+
+
+def _dimensions(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[int, int, int], int]:
+    """The shape of one volume, and how many there are."""
+    count = int(header["dim"][0])
+    sizes = [int(n) for n in header["dim"][1 : count + 1]]
+    if not 1 <= count <= 7 or min(sizes) < 1:
+        raise FormatError(f"{path} has no valid dimensions in its header. It is damaged: export it again.")
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    sizes += [1] * (3 - len(sizes))
+    times = check_volume(path, sizes, volume)
+    return (sizes[0], sizes[1], sizes[2]), times
+
+
+def _stored(voxel_path: Path, path: Path, layout: _Layout) -> Num[np.ndarray, "x y z"]:
+    """The stored values of one volume; the stream is read to its end, so that gzip's checksum is verified."""
+    on_disk = voxel_path.stat().st_size
+    with closing(_open(voxel_path)) as file:
+        packed = isinstance(file, igzip.IGzipFile)
+        if layout.end > on_disk * (_DEFLATE_AT_BEST if packed else 1):
+            raise _truncated(path, layout.end)
+        buffer = np.empty(layout.size, np.uint8)
+        try:
+            _skip(file, layout.start, packed)
+            filled = _fill(file, buffer.data)
+            position = layout.start + filled + (_drain(file, layout.end - layout.start + _PADDING) if packed else 0)
+        except EOFError as error:
+            raise _truncated(path, layout.end) from error
+        except _DAMAGED_GZIP as error:
+            raise FormatError(
+                f"{path} is damaged: its gzip checksum or length is wrong. Copy or download it again."
+            ) from error
+    position = position if packed else on_disk
+    if filled < layout.size or position < layout.end:
+        raise _truncated(path, layout.end)
+    if position > layout.end + _PADDING:
+        raise FormatError(f"{path} holds more data than its header declares. Its header is false: export it again.")
+    raw = buffer.view(layout.dtype)
+    if not layout.dtype.isnative:
+        raw = raw.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
+    return raw.reshape(layout.shape, order="F")
+
+
+def _truncated(path: Path, declared: int) -> FormatError:
+    return FormatError(f"{path} is truncated: its header declares {declared:,} bytes. Copy or download it again.")
+
+
+def _skip(file: IO[bytes], count: int, packed: bool) -> None:
+    if not packed:
+        file.seek(count)
+        return
+    while count > 0 and (chunk := file.read(min(count, _CHUNK))):
+        count -= len(chunk)
+
+
+def _fill(file: IO[bytes], view: memoryview) -> int:
+    done = 0
+    while done < len(view) and (chunk := file.read(min(len(view) - done, _CHUNK))):
+        view[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    return done
+
+
+def _drain(file: IO[bytes], limit: int) -> int:
+    """Bytes up to the end of the stream; stops once they are more than can be right."""
+    done = 0
+    while done <= limit and (chunk := file.read(_CHUNK)):
+        done += len(chunk)
+    return done
+
+
+def _scaled(raw: Num[np.ndarray, "x y z"], header: Nifti1Header, path: Path) -> Num[np.ndarray, "x y z"]:
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise FormatError(
+            f"{path} has a slope without a valid intercept. Its header is damaged: export it again."
+        ) from error
+    if slope is None or (slope == 1 and intercept == 0):
+        return raw if raw.dtype != np.float16 else raw.astype(np.float32)
+    values = raw.astype(np.float64)
+    values *= slope
+    values += intercept
+    return values
+
+
+def _storable(voxels: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]) -> np.dtype:
+    """The smallest of NIfTI's types that holds every value exactly, among the voxels' own type, float32 and float64."""
+    if voxels.dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if voxels.dtype.kind in "iu":
+        return voxels.dtype.newbyteorder("<")
+    with np.errstate(over="ignore"):
+        single = voxels.dtype.itemsize <= 4 or all(
+            np.array_equal(plane, plane.astype(np.float32), equal_nan=True) for plane in np.moveaxis(voxels, -1, 0)
+        )
+    return np.dtype("<f4" if single else "<f8")
+
+
+def _fresh_header(volume: Volume, dtype: np.dtype) -> Nifti1Header:
+    kept = volume.header
+    header: Nifti1Header = Nifti2Header(endianness="<") if _needs_nifti2(volume) else Nifti1Header(endianness="<")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(volume.voxels.shape)
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["vox_offset"] = int(header["sizeof_hdr"]) + 4
+    if kept is None:
+        kept = header_for(volume.geometry)
+    if kept.sform is not None:
+        header.set_sform(kept.sform, kept.sform_code)
+    if kept.qform is not None:
+        header.set_qform(kept.qform, kept.qform_code, strip_shears=True)
+    if kept.quaternion is not None:
+        header["quatern_b"], header["quatern_c"], header["quatern_d"] = kept.quaternion
+    if kept.pixdim is not None:
+        header["pixdim"][:4] = kept.pixdim
+    header["sform_code"], header["qform_code"], header["xyzt_units"] = kept.sform_code, kept.qform_code, kept.units
+    return header
+
+
+def _needs_nifti2(volume: Volume) -> bool:
+    """Whether the shape, or a number of a header in double precision, does not fit into NIfTI-1."""
+    if max(volume.voxels.shape) > np.iinfo(np.int16).max:
+        return True
+    kept = volume.header
+    if kept is None:
+        return False
+    numbers = [array.ravel() for array in (kept.sform, kept.quaternion, kept.pixdim) if array is not None]
+    return any(not np.array_equal(array, array.astype(np.float32)) for array in numbers)
+
+
+def _write_stream(
+    file: BinaryIO | igzip.IGzipFile, header: Nifti1Header, voxels: Num[np.ndarray, "x y z"], dtype: np.dtype
+) -> None:
+    file.write(header.binaryblock + bytes(4))
+    planes = max(1, _CHUNK // (dtype.itemsize * voxels.shape[0] * voxels.shape[1]))
+    for first in range(0, voxels.shape[2], planes):
+        file.write(voxels[:, :, first : first + planes].astype(dtype).tobytes(order="F"))
