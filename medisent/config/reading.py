@@ -185,7 +185,8 @@ class _Reader:
         for i, factor in enumerate(study.factors):
             fault = _factor_fault(factor, study, seen)
             if fault:
-                self.refuse(("factors", i, "name"), f"[[factors]] {factor.name}: {fault}")
+                setting, reason = fault
+                self.refuse(("factors", i, setting), f"[[factors]] {factor.name}: {reason}")
             seen.add(factor.name)
 
     def check_shares(self, study: Study) -> None:
@@ -240,25 +241,25 @@ class _Reader:
         raise StudyError(self.at(where, message))
 
 
-def _factor_fault(factor: Factor, study: Study, seen: set[str]) -> str:
-    """What is wrong with a factor beyond the types of its settings, or nothing."""
+def _factor_fault(factor: Factor, study: Study, seen: set[str]) -> tuple[str, str] | None:
+    """The setting with which a factor cannot be meant, and why, beyond the types of its settings."""
     built_in = factor.name in SCANNER_FACTORS
     shared = {name for supervision in study.supervision for name in supervision.share}
     if factor.name in seen:
-        return "there are two factors of that name. Rename one."
+        return "name", "there are two factors of that name. Rename one."
     if factor.name in RESERVED_NAMES:
-        return "that name is taken by medisent itself. Choose another."
+        return "name", "that name is taken by medisent itself. Choose another."
     if not factor.name.isidentifier() or keyword.iskeyword(factor.name):
-        return "a name is made of letters, digits and underscores, and begins with a letter, as in tumour_volume."
+        return "name", "a name is made of letters, digits and underscores, and begins with a letter: tumour_volume."
     if factor.mask is not None and factor.kind != "positive":
-        return f"a mask measures a volume in mL, which is of kind 'positive', not {factor.kind!r}."
-    if built_in and (factor.role != "nuisance" or factor.kind != "positive"):
-        return (
-            f"the scanner's own factors have role 'nuisance' and kind 'positive', not {factor.role!r}, {factor.kind!r}."
-        )
+        return "mask", f"a mask measures a volume in mL, which is of kind 'positive', not {factor.kind!r}."
+    if built_in and factor.role != "nuisance":
+        return "role", f"the scanner's own factors have role 'nuisance', not {factor.role!r}."
+    if built_in and factor.kind != "positive":
+        return "kind", f"the scanner's own factors are of kind 'positive', not {factor.kind!r}."
     if not (built_in or factor.column or factor.mask or shared & {factor.name, factor.role}):
-        return "nothing tells its values: give it a column, a mask, or a [[supervision]] that shares it."
-    return ""
+        return "name", "nothing tells its values: give it a column, a mask, or a [[supervision]] that shares it."
+    return None
 
 
 def _schema_of(adapter: _Adapter) -> dict[str, Any]:
