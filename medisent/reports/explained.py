@@ -1,0 +1,252 @@
+"""The page that explains one scan: what it shows, what would change it, and whether to believe it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from medisent.reports import pictures
+from medisent.reports.figures import Strip, strip
+from medisent.reports.films import Film, LightTable, Picture, Scale, colour_scale
+from medisent.reports.pages import rendered
+from medisent.reports.words import MISSING, decimals_for, fixed, known, measured, number, ordinal, sentence, words
+from medisent.volumes import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One counterfactual beside the scan.
+
+    Attributes:
+        factor: What was moved.
+        role: Its role, ``anatomy`` or ``nuisance``.
+        title: What was asked, such as ``tumour volume 9.6 -> 19.2 mL``.
+        after: The counterfactual, in the scan's own voxels.
+        file: Where it was exported, relative to the page.
+    """
+
+    factor: str
+    role: str
+    title: str
+    after: Num[np.ndarray, "x y z"]
+    file: str
+
+
+@dataclass(frozen=True, eq=False)
+class FactorMap:
+    """What the scan gains per unit of a factor.
+
+    Attributes:
+        factor: Its name.
+        role: Its role, ``anatomy`` or ``nuisance``.
+        unit: Its unit.
+        change: Signed, in the scan's own voxels and intensities.
+        file: Where it was exported, relative to the page.
+    """
+
+    factor: str
+    role: str
+    unit: str
+    change: Float[np.ndarray, "x y z"]
+    file: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is shown for one comparison or one map."""
+
+    factor: str
+    role: str
+    title: str
+    file: str
+    before: Film
+    after: Film | None
+    change: Film
+    scale: Scale | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the factor table, in words."""
+
+    factor: str
+    role: str
+    estimate: str
+    unit: str
+    interval: str
+    level: str
+    percentile: str
+    outside: bool
+    strip: Strip | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of "can I trust this?": ``mark`` is ``ok``, ``warn`` or ``info``."""
+
+    name: str
+    mark: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class ExplanationPage:
+    """Everything the template shows."""
+
+    headline: str
+    warnings: tuple[str, ...]
+    film: Film | None
+    remarks: tuple[str, ...]
+    comparisons: tuple[Panel, ...]
+    maps: tuple[Panel, ...]
+    groups: tuple[tuple[str, tuple[Row, ...]], ...]
+    level: str
+    checks: tuple[Check, ...]
+    methods: str
+    citations: tuple[str, ...]
+    provenance: tuple[tuple[str, str], ...]
+    album: tuple[Picture, ...]
+
+    def count(self, mark: str) -> int:
+        """How many checks bear this mark."""
+        return sum(check.mark == mark for check in self.checks)
+
+
+def explanation_page(
+    *,
+    headline: str,
+    scan: Volume,
+    factors: Sequence[Mapping[str, object]],
+    maps: Sequence[FactorMap],
+    comparisons: Sequence[Comparison],
+    quality: Mapping[str, object],
+    warnings: Sequence[str],
+    methods: str,
+    citations: Sequence[str],
+    provenance: Mapping[str, str],
+) -> str:
+    """One HTML page about one scan.
+
+    Args:
+        headline: One plain sentence: the value, its interval, its place in the training cohort.
+        scan: The scan.
+        factors: Rows of factors.json. ``percentile`` runs from 0 to 100. With ``cohort_low`` and ``cohort_high`` (5th
+            and 95th percentiles of the training cohort, in the factor's unit) the strip shows the factor itself.
+        maps: What the scan gains per unit of each factor.
+        comparisons: The counterfactuals.
+        quality: Checks. True or False become a mark, numbers and text stand as they are, and a mapping may hold
+            ``value``, ``unit``, ``ok`` and ``note``.
+        warnings: What a reader must know first.
+        methods: A paragraph to copy into a paper.
+        citations: References to copy.
+        provenance: Versions and hashes, in the order in which they are shown.
+
+    Raises:
+        GeometryError: A map or a counterfactual is not on the scan's grid.
+    """
+    table = LightTable(scan)
+    panels, shown = _comparison_panels(table, comparisons)
+    facts = ExplanationPage(
+        headline=headline,
+        warnings=tuple(warnings),
+        film=None if comparisons else table.scan_film(table.middle),
+        remarks=table.remarks,
+        comparisons=panels,
+        maps=tuple(_map_panel(table, item, shown.get(item.factor)) for item in maps),
+        groups=_groups(factors),
+        level=_common_level(factors),
+        checks=tuple(_check(name, value) for name, value in quality.items()),
+        methods=methods,
+        citations=tuple(citations),
+        provenance=tuple(provenance.items()),
+        album=tuple(table.album.values()),
+    )
+    return rendered("explanation", ("script",), facts)
+
+
+def _comparison_panels(
+    table: LightTable, comparisons: Sequence[Comparison]
+) -> tuple[tuple[Panel, ...], dict[str, tuple[int, int, int]]]:
+    """The panels in the order given, and the planes chosen for each factor: its edits share planes and colours."""
+    scan = table.upright.volume.voxels
+    shown: dict[str, tuple[int, int, int]] = {}
+    limits: dict[str, float] = {}
+    colours: dict[int, list[np.ndarray]] = {}
+    for factor in dict.fromkeys(item.factor for item in comparisons):
+        members = [i for i, item in enumerate(comparisons) if item.factor == factor]
+        at = pictures.busiest([table.profile(comparisons[i].after, scan) for i in members]) or table.middle
+        for i in members:
+            colours[i] = table.change_planes(comparisons[i].after, scan, at)
+        limits[factor] = pictures.robust_limit([plane for i in members for plane in colours[i]])
+        shown[factor] = at
+    panels = []
+    for i, item in enumerate(comparisons):
+        at, limit = shown[item.factor], limits[item.factor]
+        before, after = table.scan_film(at), table.film(item.after, at)
+        change = table.change_film(colours[i], limit, at, before)
+        scale = colour_scale(limit, "edited minus scan, in the scan's own units")
+        panels.append(Panel(item.factor, item.role, item.title, item.file, before, after, change, scale))
+    return tuple(panels), shown
+
+
+def _map_panel(table: LightTable, item: FactorMap, at: tuple[int, int, int] | None) -> Panel:
+    at = at or pictures.busiest([table.profile(item.change, None)]) or table.middle
+    planes = table.change_planes(item.change, None, at)
+    limit = pictures.robust_limit(planes)
+    before = table.scan_film(at)
+    film = table.change_film(planes, limit, at, before)
+    scale = colour_scale(limit, f"scan units gained per {item.unit or 'unit'}")
+    return Panel(item.factor, item.role, sentence(item.factor), item.file, before, None, film, scale)
+
+
+def _groups(factors: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+    roles = dict.fromkeys(["anatomy", "nuisance", *(str(row.get("role")) for row in factors)])
+    groups = [(role, tuple(_row(row) for row in factors if str(row.get("role")) == role)) for role in roles]
+    return tuple(group for group in groups if group[1])
+
+
+def _row(row: Mapping[str, object]) -> Row:
+    estimate, low, high = (known(row.get(key)) for key in ("estimate", "low", "high"))
+    decimals = decimals_for(low, high)
+    percentile = known(row.get("percentile"))
+    interval, text = MISSING, number(row.get("estimate"))
+    if low is not None and high is not None:
+        shown = [number(v) if decimals is None else fixed(v, decimals) for v in (low, high)]
+        interval = f"{shown[0]} to {shown[1]}"
+        text = text if estimate is None or decimals is None else fixed(estimate, decimals)
+    level = known(row.get("level"))
+    return Row(
+        factor=words(row.get("name", "")),
+        role=str(row.get("role")),
+        estimate=text,
+        unit=str(row.get("unit") or ""),
+        interval=interval,
+        level="" if level is None else f"{number(100 * level)}\u202f%",
+        percentile=ordinal(percentile),
+        outside=percentile is not None and not 0 < percentile < 100,
+        strip=strip(row),
+    )
+
+
+def _common_level(factors: Sequence[Mapping[str, object]]) -> str:
+    levels = {known(row.get("level")) for row in factors} - {None}
+    level = levels.pop() if len(levels) == 1 else None
+    return "" if level is None else f"{number(100 * level)}\u202f% "
+
+
+def _check(name: str, value: object) -> Check:
+    if not isinstance(value, Mapping):
+        if isinstance(value, bool):
+            return Check(sentence(name), "ok" if value else "warn", "yes" if value else "no", "")
+        return Check(sentence(name), "info", measured(value), "")
+    ok, unit = value.get("ok"), str(value.get("unit") or "")
+    mark = "info" if ok is None else "ok" if ok else "warn"
+    shown = measured(value) if "value" in value else ""
+    said = {"ok", "unit", "value", "note", "low", "high"}
+    rest = [f"{words(key)} {measured(item)}" for key, item in value.items() if key not in said]
+    note = "; ".join([*([str(value["note"])] if value.get("note") else []), *rest])
+    return Check(sentence(name), mark, f"{shown} {unit}".strip(), note)
