@@ -1,0 +1,106 @@
+"""Commands that make a cohort or look at one: ``phantom`` and ``init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medisent.cli.options import Debug, Json, Quiet, Seed
+from medisent.cli.output import Output
+from medisent.errors import UsageError
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the cohort.")],
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="How many heads.")] = 40,
+    seed: Seed = 0,
+    spacing: Annotated[float, typer.Option("--spacing", metavar="MM", help="Edge of a voxel, in mm.")] = 6.0,
+    shape: Annotated[tuple[int, int, int], typer.Option("--shape", metavar="X Y Z", help="Voxels along each axis.")] = (
+        32,
+        32,
+        32,
+    ),
+    confound: Annotated[
+        float,
+        typer.Option(
+            "--confound", min=-1, max=1, metavar="R", help="Correlation of the tumour's volume with the gain."
+        ),
+    ] = 0.0,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Write DICOM series instead of NIfTI.")] = False,
+    counterfactuals: Annotated[
+        bool, typer.Option("--counterfactuals", help="Write the true counterfactual of every edit, too.")
+    ] = False,
+    missing: Annotated[
+        float, typer.Option("--missing", min=0, max=1, metavar="SHARE", help="Share of labels left out.")
+    ] = 0.0,
+    travelling: Annotated[
+        int, typer.Option("--travelling", min=0, metavar="N", help="Subjects scanned at every site.")
+    ] = 0,
+    longitudinal: Annotated[
+        int, typer.Option("--longitudinal", min=0, metavar="N", help="Subjects scanned twice, months apart.")
+    ] = 0,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Use a scanner that the model's scanner cannot express.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Render a cohort with known factors.
+
+    Writes the table, scans and masks and, if asked, the true counterfactual of every edit.
+    """
+    from medisent.phantoms import write_cohort
+
+    if not spacing > 0 or min(shape) < 1:
+        raise UsageError(f"--spacing is {spacing} and --shape {shape}, but both have to be positive.")
+    output = Output(as_json, quiet)
+    with output.progress() as progress:
+        table = write_cohort(
+            out,
+            subjects=subjects,
+            seed=seed,
+            spacing_mm=spacing,
+            shape=shape,
+            confound=confound,
+            dicom=dicom,
+            counterfactuals=counterfactuals,
+            missing=missing,
+            travelling=travelling,
+            longitudinal=longitudinal,
+            foreign=foreign,
+            progress=progress,
+        )
+    output.result({"schema": 1, "cohort": table, "subjects": subjects}, [f"Cohort: {table}"])
+
+
+def init(
+    cohort: Annotated[Path, typer.Argument(metavar="COHORT.tsv", help="The cohort table, one row a scan.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="study.toml", help="The study file to write.")] = Path(
+        "study.toml"
+    ),
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a study file for a cohort.
+
+    Reads the table and a few scans; the file is commented and warns of what can mislead.
+    """
+    from medisent.config.proposing import propose_study
+    from medisent.files import write_text
+
+    if out.exists():
+        raise UsageError(f"{out} is there already and is not written over. Choose another name with -o.")
+    output = Output(as_json, quiet)
+    with output.progress() as progress:
+        proposal = propose_study(cohort, out.parent, progress)
+    write_text(out, proposal.text)
+    for warning in proposal.warnings:
+        output.say(f"warning: {warning}")
+    output.result(
+        {"schema": 1, "study": out, "factors": proposal.factors, "warnings": proposal.warnings},
+        [f"Study: {out}", f"Next: medisent train {out}"],
+    )

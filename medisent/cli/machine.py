@@ -1,0 +1,131 @@
+"""Commands that look and change nothing: ``info`` at a model, ``check`` at the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medisent import __version__
+from medisent.cli.options import Debug, Json, Quiet
+from medisent.cli.output import Output, table
+from medisent.errors import MachineError
+
+_NEEDED_GB = 4.0
+_NEEDED_DISK_GB = 2.0
+
+
+def check(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Look at the machine.
+
+    Lists the installed parts and says what will be slow.
+    """
+    parts, absent = _parts()
+    memory, disk, device = _memory_gb(), shutil.disk_usage(Path.cwd()).free / 2**30, _device()
+    advice = []
+    if device == "cpu":
+        advice.append("There is no CUDA device: training on large grids will be slow; explaining a scan takes seconds.")
+    if memory is not None and memory < _NEEDED_GB:
+        advice.append(f"{memory:.1f} GB of memory are free; training may need {_NEEDED_GB:.0f} GB.")
+    if disk < _NEEDED_DISK_GB:
+        advice.append(f"{disk:.1f} GB of disk are free here; a run may need {_NEEDED_DISK_GB:.0f} GB.")
+    found = {
+        "medisent": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_free_gb": None if memory is None else round(memory, 1),
+        "disk_free_gb": round(disk, 1),
+        "device": device,
+    }
+    Output(as_json, quiet).result(
+        {"schema": 1, "ok": not absent, **found, "parts": parts, "missing": absent, "advice": advice},
+        [
+            *table([("what", "found"), *((k.replace("_", " "), str(v)) for k, v in found.items())]),
+            "",
+            *table([("part", "version"), *parts.items()]),
+            "",
+            *(advice or ["Nothing here will be slow."]),
+        ],
+    )
+    if absent:
+        raise MachineError(f"These parts are missing: {', '.join(absent)}. Install them with: pip install medisent")
+
+
+def info(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A run's folder, a model file, or a packaged model.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print a model's card.
+
+    What it was trained on, its factors and their ranges, how well it does.
+    """
+    from medisent.checkpoints import find_model, read_card
+
+    path = find_model(model)
+    card = read_card(path)
+    Output(as_json, quiet).result({"schema": 1, "model": path, **card}, [f"Model: {path}", *_card_lines(card)])
+
+
+def _parts() -> tuple[dict[str, str], list[str]]:
+    """The versions of what medisent needs, and what of it is missing."""
+    names = sorted(
+        {r.split(";")[0].split(">")[0].split("=")[0].strip() for r in requires("medisent") or [] if "extra ==" not in r}
+    )
+    parts, absent = {}, []
+    for name in names:
+        try:
+            parts[name] = version(name)
+        except PackageNotFoundError:
+            absent.append(name)
+    return parts, absent
+
+
+def _memory_gb() -> float | None:
+    """Memory that is free, in GB, where the system tells."""
+    if sys.platform != "linux":
+        return None
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 2**20
+    return None
+
+
+def _device() -> str:
+    """What ``--device auto`` means here."""
+    try:
+        import torch
+    except ImportError:
+        return "none: torch is missing"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda, {torch.cuda.get_device_name(0)}"
+
+
+def _card_lines(card: Mapping[str, Any], indent: str = "") -> list[str]:
+    """A card as lines, one a fact, what belongs together indented."""
+    lines = []
+    for name, value in card.items():
+        label = f"{indent}{str(name).replace('_', ' ')}:"
+        if isinstance(value, Mapping):
+            lines += [label, *_card_lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            lines.append(label)
+            for item in value:
+                first, *rest = _card_lines(item, indent + "    ")
+                lines += [f"{indent}  - {first.strip()}", *rest]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{label} {shown}")
+    return lines

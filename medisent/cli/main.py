@@ -1,0 +1,98 @@
+"""The commands put together, and how each of them may end."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from medisent import __version__
+from medisent.cli.cohorts import init, phantom
+from medisent.cli.journey import demo
+from medisent.cli.machine import check, info
+from medisent.cli.output import refuse
+from medisent.cli.runs import evaluate, train
+from medisent.cli.scans import counterfactual, encode, explain
+from medisent.errors import MachineError, MedisentError, UsageError
+
+INTERRUPTED = 130
+_MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EMFILE}
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+# Typer's own panels and tracebacks cost start-up time and hide what is plain.
+app = typer.Typer(
+    name="medisent", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+)  # fmt: skip
+for command in (demo, phantom, init, train, evaluate, explain, counterfactual, encode, info, check):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Explain 3D medical scans by known factors, each moved alone, in the scan's own space.
+
+    Begin with: medisent demo
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 done; 1 a bug; 2 wrong usage; 3 the input was refused; 4 the machine; 5 a quality gate; 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug, as_json = "--debug" in words, "--json" in words
+    if not debug:
+        warnings.simplefilter("ignore")
+    try:
+        return int(app(words, prog_name="medisent", standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _ended_by(error, as_json=as_json)
+
+
+def _ended_by(error: Exception, *, as_json: bool) -> int:
+    """Say why the command ended and return its exit code."""
+    refusal = _refusal_of(error)
+    if refusal is None:
+        print(
+            f"medisent failed by a fault of its own ({type(error).__name__}). "
+            "Run the command again with --debug and report what it prints.",
+            file=sys.stderr,
+        )
+        return 1
+    refuse(refusal, as_json=as_json)
+    return refusal.exit_code
+
+
+def _refusal_of(error: Exception) -> MedisentError | None:
+    """The refusal that an error amounts to, or None for a bug."""
+    if isinstance(error, MedisentError):
+        return error
+    if isinstance(error, typer.TyperException):
+        return UsageError(f"{error.format_message()} The command's --help lists what it takes.")
+    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY_WORDS):
+        return MachineError("There is not enough memory for this. Close other programs, or choose a smaller grid.")
+    if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
+        return MachineError(f"The machine refused: {error.strerror}. Choose another place, or make room.")
+    return None

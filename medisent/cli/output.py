@@ -1,0 +1,128 @@
+"""How a command speaks: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medisent.errors import MedisentError
+from medisent.progress import Progress, Silence
+
+_LINE_EVERY_S = 10.0
+_REFUSAL_LINES = 6
+
+
+@dataclass(frozen=True)
+class Output:
+    """How this command was asked to speak.
+
+    Attributes:
+        as_json: One JSON object on stdout instead of text.
+        quiet: Neither progress nor messages.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def say(self, message: str) -> None:
+        """A message, on stderr."""
+        if not self.quiet:
+            print(message, file=sys.stderr)
+
+    def result(self, data: Mapping[str, Any], text: Sequence[str]) -> None:
+        """What came out, on stdout: the object, or its text."""
+        if self.as_json:
+            print(json.dumps(jsonable(data), ensure_ascii=False))
+        elif not self.quiet:
+            print("\n".join(text))
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Somebody to report progress to: a bar on a terminal, lines elsewhere, nobody where it is quiet."""
+        if self.quiet:
+            yield Silence()
+        elif sys.stderr.isatty():
+            from medisent.cli.bars import bars
+
+            with bars() as progress:
+                yield progress
+        else:
+            yield Lines()
+
+
+class Lines:
+    """Progress in plain lines on stderr, one when a stage begins and one every ten seconds."""
+
+    def __init__(self) -> None:
+        self._name, self._total, self._done = "", 0.0, 0.0
+        self._began = self._told = time.monotonic()
+
+    def stage(self, name: str, total: float | None = None) -> None:
+        """A line that says what begins."""
+        self._name, self._total, self._done = name, total or 0.0, 0.0
+        self._began = self._told = time.monotonic()
+        print(name, file=sys.stderr, flush=True)
+
+    def advance(self, done: float, note: str = "") -> None:
+        """A line with the share that is done and the time left, unless one was printed just now."""
+        self._done += done
+        now = time.monotonic()
+        if now - self._told < _LINE_EVERY_S:
+            return
+        self._told = now
+        parts = [self._name]
+        if self._total:
+            share = min(1.0, self._done / self._total)
+            parts.append(f"{share:.0%}")
+            if share > 0:
+                parts.append(f"{duration((now - self._began) * (1 - share) / share)} left")
+        print(", ".join([*parts, *([note] if note else [])]), file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time span as people write it: ``45 s``, ``3:07 min``, ``2:05 h``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"
+    return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"
+
+
+def refuse(error: MedisentError, *, as_json: bool) -> None:
+    """Print a refusal: at most six lines on stderr and, for scripts, an object on stdout."""
+    lines = str(error).splitlines()
+    if len(lines) > _REFUSAL_LINES:
+        lines = [*lines[: _REFUSAL_LINES - 1], f"... and {len(lines) - _REFUSAL_LINES + 1} more lines."]
+    print("\n".join(lines), file=sys.stderr)
+    if as_json:
+        fault = {"code": error.code, "message": str(error), "exit_code": error.exit_code}
+        print(json.dumps({"error": fault}, ensure_ascii=False))
+
+
+def jsonable(value: Any) -> Any:  # noqa: ANN401 - anything a result may hold
+    """The value in JSON's own types; numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return jsonable(value.tolist())  # numpy's numbers and arrays
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as aligned lines, the first being the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -1,0 +1,137 @@
+"""Commands about a run: ``train`` makes one, ``evaluate`` measures it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medisent.cli.options import Debug, Device, Json, Quiet, Seed, chosen_device
+from medisent.cli.output import Output, table
+from medisent.errors import GateError
+
+if TYPE_CHECKING:
+    from medisent.config import Gate
+
+
+def train(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study: cohort, factors, settings.")],
+    run: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="RUN", help="The run's folder; else runs/ and the study's name."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what training would take, and stop.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where a run could be resumed.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the study's seed.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the model of a study.
+
+    The same command again resumes where the last one stopped.
+    """
+    from medisent.config import load_study
+
+    output = Output(as_json, quiet)
+    study = load_study(study_file)  # before the slow imports: a refusal should be quick
+    from medisent.training import dry_run as forecast
+    from medisent.training import train as train_model
+
+    if seed is not None:
+        study = replace(study, training=replace(study.training, seed=seed))
+    if dry_run:
+        found = forecast(study, chosen_device(device))
+        output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
+        return
+    folder = run or Path("runs") / study_file.stem
+    with output.progress() as progress:
+        train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)
+    output.result(
+        {"schema": 1, "run": folder, "model": folder / "model.safetensors"},
+        [f"Run: {folder}", f"Next: medisent evaluate {folder}    or    medisent explain SCAN --model {folder}"],
+    )
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a model file.")],
+    cohort: Annotated[
+        Path | None, typer.Option("--cohort", metavar="COHORT.tsv", help="Another table than the study's own.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where the evaluation goes; else into the run.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how well a model does.
+
+    Readout, leakage, separation and counterfactuals, each beside what doing nothing scores.
+    """
+    from medisent.checkpoints import find_model, load
+    from medisent.evaluation import evaluate as evaluate_model
+
+    output = Output(as_json, quiet)
+    model_file = find_model(run)
+    model = load(model_file, device=chosen_device(device))
+    folder = out or (model_file if model_file.is_dir() else model_file.parent)
+    with output.progress() as progress:
+        evaluation = evaluate_model(model, cohort, split=split, seed=seed, progress=progress)
+    evaluation.save(folder)
+    found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    output.result(found, [*summary(found), f"Report: {folder / 'evaluation.html'}"])
+    check_gate(model.study.gate, found["leakage"])
+
+
+def summary(evaluation: Mapping[str, Any]) -> list[str]:
+    """The tables of an ``evaluation.json`` as lines: readout, counterfactuals, separation."""
+    readout = [
+        (name, _number(s["r2"]), _number(s["mae"]), _number(s["coverage90"]))
+        for name, s in evaluation["readout"].items()
+    ]
+    edits = [
+        (edit, _number(s["rce"]), _number(s["rce_noop"]), _number(s["effect_error"]), _number(s["off_target"]))
+        for edit, s in evaluation["counterfactual"].items()
+    ]
+    scores = [
+        (metric, _number(s["value"]), f"{_number(s['low'])} to {_number(s['high'])}", _number(s["floor"]))
+        for metric, s in evaluation["disentanglement"].items()
+    ]
+    tables = [
+        table([("readout", "R2", "MAE", "in 90 % interval"), *readout]) if readout else [],
+        table([("edit", "RCE", "RCE of no edit", "effect error", "off target"), *edits]) if edits else [],
+        table([("separation", "score", "95 % interval", "by chance"), *scores]) if scores else [],
+    ]
+    lines = [line for part in tables if part for line in [*part, ""]]
+    return [f"{evaluation['n']} scans", "", *lines]
+
+
+def check_gate(gate: Gate | None, leakage: Mapping[str, Mapping[str, float]]) -> None:
+    """Hold what was measured against the study's gate.
+
+    Raises:
+        GateError: A factor can be read from a block that is not its own, more than the gate allows.
+    """
+    if gate is None:
+        return
+    over = [
+        f"{name} from {block} (R2 {r2:.2f})"
+        for block, found in leakage.items()
+        for name, r2 in found.items()
+        if name != block and r2 > gate.leakage
+    ]
+    if over:
+        raise GateError(f"The study allows leakage up to R2 {gate.leakage:g}, but there is: {', '.join(over)}.")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

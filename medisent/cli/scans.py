@@ -1,0 +1,191 @@
+"""Commands about scans: ``explain``, ``counterfactual``, ``encode``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medisent.cli.options import (
+    Debug,
+    Device,
+    Json,
+    ModelName,
+    Quiet,
+    Scan,
+    Seed,
+    SeriesNumber,
+    VolumeNumber,
+    chosen_device,
+)
+from medisent.cli.output import Output, table
+from medisent.errors import UsageError
+
+if TYPE_CHECKING:
+    from medisent.checkpoints import Model
+    from medisent.volumes import Volume
+
+_SUFFIXES = (".nii", ".gz", ".dcm", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr")
+
+
+def explain(
+    scan: Scan,
+    model: ModelName = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="OUT", help="Folder for the explanation; else named by the scan."),
+    ] = None,
+    volume: VolumeNumber = None,
+    series: SeriesNumber = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Explain a scan by its factors.
+
+    Reads the factors with intervals, maps where each acts, and writes counterfactual scans and a report.
+    """
+    output = Output(as_json, quiet)
+    with output.progress() as progress:
+        progress.stage("reading")
+        loaded = _model(model, device, seed)
+        image = _read(scan, volume, series, output)
+        progress.stage("explaining")
+        explanation = loaded.explain(image)
+        folder = out or Path(f"{stem(scan)}_medisent")
+        progress.stage("writing")
+        explanation.save(folder)
+    readouts = explanation.factors
+    columns = [c for c in ("name", "estimate", "low", "high", "unit", "role") if c in readouts.columns]
+    rows = [tuple(_cell(row[c]) for c in columns) for row in readouts.to_dict("records")]
+    output.result(
+        {"schema": 1, "out": folder, "report": folder / "report.html", "factors": readouts.to_dict("records")},
+        [*table([tuple(columns), *rows]), f"Report: {folder / 'report.html'}"],
+    )
+
+
+def counterfactual(
+    scan: Scan,
+    wishes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A factor's new value; also NAME*=FACTOR and NAME+=STEP."),
+    ] = None,
+    model: ModelName = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT.nii.gz", help="The edited scan; else named by the scan.")
+    ] = None,
+    extrapolate: Annotated[bool, typer.Option("--extrapolate", help="Allow values outside what training saw.")] = False,
+    volume: VolumeNumber = None,
+    series: SeriesNumber = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Edit a scan's factors.
+
+    Writes the scan as it would be with other values of its factors, in its own space.
+    """
+    target = out or Path(f"{stem(scan)}_counterfactual.nii.gz")
+    if not target.name.endswith((".nii", ".nii.gz")):
+        raise UsageError(f"-o is {target}, but a counterfactual is written as .nii or .nii.gz. Choose such a name.")
+    from medisent.counterfactuals import counterfactual as edited_scan
+    from medisent.counterfactuals import parse_wish
+
+    wanted = [parse_wish(text) for text in wishes or []]
+    output = Output(as_json, quiet)
+    with output.progress() as progress:
+        progress.stage("reading")
+        loaded = _model(model, device, seed)
+        image = _read(scan, volume, series, output)
+        progress.stage("editing")
+        edited = edited_scan(loaded, image, wanted, extrapolate=extrapolate)
+        progress.stage("writing")
+        _write_synthetic(edited, target, wishes or [])
+    output.result({"schema": 1, "out": target, "set": wishes or []}, [f"Counterfactual: {target}"])
+
+
+def encode(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan or many.")],
+    model: ModelName = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="codes.tsv", help="The table; else it is printed.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the latents of scans as a table.
+
+    One row a scan; every latent is named by its block.
+    """
+    import pandas as pd
+
+    from medisent.files import write_text
+
+    output = Output(as_json, quiet)
+    with output.progress() as progress:
+        progress.stage("loading the model")
+        loaded = _model(model, device, seed)
+        progress.stage("encoding", len(scans))
+        rows = []
+        for path in scans:
+            rows.append(loaded.encode([_read(path, None, None, output)]))
+            progress.advance(1)
+    codes = pd.concat(rows, ignore_index=True)
+    codes.insert(0, "scan", [str(path) for path in scans])
+    text = codes.to_csv(sep="\t", index=False, lineterminator="\n")
+    if out is not None:
+        write_text(out, text)
+    data = {"schema": 1, "out": out, "codes": codes.to_dict("records")}
+    output.result(data, [f"Codes: {out}" if out else text.rstrip("\n")])
+
+
+def stem(scan: Path) -> str:
+    """The name of a scan without its folder and its format's endings."""
+    name = scan.resolve().name if scan.name in ("", "..") else scan.name
+    while Path(name).suffix.lower() in _SUFFIXES:
+        name = Path(name).stem
+    return name
+
+
+def _model(name: str | None, device: str, seed: int) -> Model:
+    import torch
+
+    from medisent.checkpoints import find_model, load
+
+    torch.manual_seed(seed)
+    return load(find_model(name), device=chosen_device(device))
+
+
+def _read(path: Path, volume: int | None, series: int | None, output: Output) -> Volume:
+    from medisent.formats import read
+
+    scan = read(path, volume=volume, series=series)
+    for remark in scan.remarks:
+        output.say(f"{path.name}: {remark}")
+    return scan
+
+
+def _write_synthetic(scan: Volume, target: Path, wishes: list[str]) -> None:
+    """The scan, which says in its header and in a file beside it that it is synthetic."""
+    import json
+
+    from medisent import __version__
+    from medisent.files import write_text
+    from medisent.formats import write
+
+    write(scan, target, description="synthetic: medisent counterfactual")
+    sidecar = target.with_name(target.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    said = {"synthetic": True, "made_by": f"medisent {__version__}", "set": wishes}
+    write_text(sidecar, json.dumps(said, indent=2) + "\n")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

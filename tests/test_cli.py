@@ -1,0 +1,407 @@
+"""Laws of the command line: what is printed where, and how a command ends."""
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medisent import __version__
+from medisent.cli import app, main
+from medisent.cli.options import chosen_device
+from medisent.cli.output import Lines, Output, duration, jsonable, table
+from medisent.cli.runs import check_gate, summary
+from medisent.cli.scans import stem
+from medisent.config import Gate, load_study
+from medisent.errors import GateError, MachineError, UsageError
+from medisent.progress import Progress, Silence
+
+COMMANDS = ("demo", "phantom", "init", "train", "evaluate", "explain", "counterfactual", "encode", "info", "check")
+HEAVY = ("torch", "monai", "numpy", "pandas", "scipy", "SimpleITK")
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """A table with twenty small scans, tumour masks, and factors of which two go together."""
+    rng = np.random.default_rng(0)
+    rows = ["scan\tsubject\tsite\ttumour_ml\ttumour_mask\tgain\tgrade\tconstant\tcomment"]
+    for i in range(20):
+        voxels = rng.uniform(0, 100, (10, 12, 8)).astype(np.float32)
+        affine = np.diag([5.0, 5.0, 6.0, 1.0])
+        for kind, image in (("scan", voxels), ("mask", (voxels > 90).astype(np.uint8))):
+            nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / f"{kind}{i}.nii.gz")
+        tumour, site = f"{i + 0.5}" if i != 3 else "", "AB"[i >= 10]
+        cells = (
+            f"scan{i}.nii.gz",
+            f"s{i}",
+            site,
+            tumour,
+            f"mask{i}.nii.gz",
+            f"{1 + i / 20}",
+            f"{i % 3}",
+            "7",
+            f"free {i}",
+        )
+        rows.append("\t".join(cells))
+    path = tmp_path / "cohort.tsv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def test_every_command_of_the_contract_is_there(capsys):
+    assert main(["--help"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.split("Commands:")[1].splitlines() if line.strip()]
+    assert set(COMMANDS) <= set(listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_speaks_json_and_can_be_quiet_and_debugged(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert {"--json", "--quiet", "--debug"} <= set(text.replace(",", " ").split())
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "explain", "counterfactual", "encode"])
+def test_every_command_that_computes_takes_a_device_and_a_seed(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert {"--device", "--seed"} <= set(capsys.readouterr().out.split())
+
+
+def test_every_command_is_described_in_one_uncut_line(capsys):
+    main(["--help"])
+    assert "..." not in capsys.readouterr().out.split("Commands:")[1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy_and_is_quick(arguments):
+    code = (
+        f"import sys\nfrom medisent.cli import main\nmain({arguments})\nprint([m for m in {HEAVY} if m in sys.modules])"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.splitlines()[-1] == "[]"
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 1.0, "the bar is 0.35 s on a machine that does nothing else"
+
+
+def test_completion_imports_nothing_heavy():
+    code = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules]))\n"
+        "from medisent.cli import main\nmain([])"
+    )
+    asked = {"_MEDISENT_COMPLETE": "complete_bash", "COMP_WORDS": "medisent exp", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked})
+    assert done.stdout.split() == ["explain", "[]"]
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "medisent", "nonsense"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explian", "scan.nii"],
+        ["explain"],
+        ["explain", "scan.nii", "--modl", "x"],
+        ["phantom", "out", "--subjects", "many"],
+        ["phantom", "out", "--subjects", "0"],
+        ["phantom", "out", "--shape", "8", "8"],
+        ["phantom", "out", "--confound", "2"],
+        ["check", "--seed", "1"],
+    ],
+)
+def test_wrong_usage_is_refused_with_exit_code_2_and_one_line(arguments, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert "Traceback" not in said.err
+
+
+def test_a_refusal_for_scripts_is_one_object(capsys):
+    assert main(["explain", "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["error"]["code"] == "usage"
+    assert said["error"]["exit_code"] == 2
+
+
+def _failing(monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("medisent.config.proposing.read_table", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 4, "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 4, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 4, "not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), 4, "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied"), 4, "Permission denied"),
+        (KeyboardInterrupt(), 130, ""),
+        (ZeroDivisionError("secret"), 1, "--debug"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "secret"), 1, "--debug"),
+    ],
+)
+def test_every_end_has_its_exit_code_and_no_traceback(error, code, said, monkeypatch, capsys, tmp_path):
+    _failing(monkeypatch, error)
+    assert main(["init", "cohort.tsv", "-o", str(tmp_path / "study.toml")]) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert "secret" not in err
+    assert len(err.splitlines()) <= 6
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys, tmp_path):
+    _failing(monkeypatch, ZeroDivisionError("inside"))
+    assert main(["init", "cohort.tsv", "--debug", "-o", str(tmp_path / "study.toml")]) == 1
+    assert "ZeroDivisionError: inside" in capsys.readouterr().err
+
+
+def test_a_long_refusal_is_cut_to_six_lines(monkeypatch, capsys, tmp_path):
+    _failing(monkeypatch, UsageError("\n".join(f"line {i}" for i in range(20))))
+    assert main(["init", "cohort.tsv", "-o", str(tmp_path / "study.toml")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "... and 15 more lines."
+
+
+def test_a_missing_study_is_refused_as_input(capsys, tmp_path):
+    assert main(["train", str(tmp_path / "none.toml")]) == 3
+    assert "There is no study file" in capsys.readouterr().err
+
+
+def test_a_wrong_key_in_a_study_is_refused_by_line(capsys, tmp_path):
+    study = tmp_path / "study.toml"
+    study.write_text('[cohort]\ntable = "a.tsv"\n[grid]\nspacing_mm = 2\nshap = [8, 8, 8]\n', encoding="utf-8")
+    assert main(["train", str(study)]) == 3
+    assert "study.toml line 5: [grid] has no setting 'shap'. Did you mean 'shape'?" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["study.toml"]
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [("gpu", 2), ("cuda:", 2), ("cpu:1", 2)])
+def test_a_device_that_is_none_is_wrong_usage(name, exit_code):
+    with pytest.raises(UsageError) as caught:
+        chosen_device(name)
+    assert caught.value.exit_code == exit_code
+
+
+def test_a_device_that_is_not_there_is_refused_as_the_machines_fault():
+    assert chosen_device("cpu") == "cpu"
+    assert chosen_device("auto") in ("cpu", "cuda")
+    with pytest.raises(MachineError, match="CUDA device"):
+        chosen_device("cuda:99")
+
+
+def test_check_lists_the_machine_and_every_part(capsys):
+    assert main(["check", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["ok"] is True
+    assert {"torch", "monai", "numpy", "nibabel", "pydicom"} <= set(found["parts"])
+    assert found["missing"] == []
+    assert said.err == ""
+    assert main(["check"]) == 0
+    assert f"medisent         {__version__}" in " ".join(capsys.readouterr().out.split("\n")) or __version__
+
+
+def test_init_writes_a_study_that_reads_back(cohort, capsys):
+    study_file = cohort.parent / "study.toml"
+    assert main(["init", str(cohort), "-o", str(study_file), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    study = load_study(study_file)
+    assert study.cohort.table == cohort
+    assert (study.cohort.subject, study.cohort.site, study.cohort.split) == ("subject", "site", None)
+    kinds = {f.name: (f.kind, f.role, f.column, f.mask) for f in study.factors}
+    assert kinds == {
+        "tumour_volume": ("positive", "anatomy", "tumour_ml", "tumour_mask"),
+        "brightness": ("positive", "nuisance", "gain", None),
+        "grade": ("ordinal", "anatomy", "grade", None),
+    }
+    assert said["factors"] == list(kinds)
+
+
+def test_init_proposes_a_grid_that_holds_the_field_of_view(cohort):
+    study_file = cohort.parent / "study.toml"
+    main(["init", str(cohort), "-o", str(study_file), "--quiet"])
+    grid = load_study(study_file).grid
+    assert all(n * grid.spacing_mm >= fov for n, fov in zip(grid.shape, (50, 60, 48), strict=True))
+    assert grid.spacing_mm >= 5, "nothing is gained below the scans' own spacing"
+
+
+def test_init_warns_of_what_can_mislead(cohort, capsys):
+    study_file = cohort.parent / "study.toml"
+    assert main(["init", str(cohort), "-o", str(study_file)]) == 0
+    said = capsys.readouterr().err
+    assert "tumour_volume and brightness go together (Spearman 1.00)" in said
+    assert "brightness differs between sites" in said
+    assert "5% of column tumour_ml is empty" in said
+    assert "20 scans are few" in said
+    assert "# Beware: 20 scans are few" in study_file.read_text(encoding="utf-8")
+
+
+def test_init_finds_its_table_from_another_folder(cohort):
+    study_file = cohort.parent / "deep" / "er" / "study.toml"
+    assert main(["init", str(cohort), "-o", str(study_file), "-q"]) == 0
+    assert load_study(study_file).cohort.table == cohort
+
+
+def test_init_writes_over_nothing(cohort, capsys):
+    study_file = cohort.parent / "study.toml"
+    study_file.write_text("precious", encoding="utf-8")
+    assert main(["init", str(cohort), "-o", str(study_file)]) == 2
+    assert study_file.read_text(encoding="utf-8") == "precious"
+    assert "not written over" in capsys.readouterr().err
+
+
+def test_init_refuses_a_table_with_missing_scans(cohort, capsys):
+    (cohort.parent / "scan4.nii.gz").unlink()
+    (cohort.parent / "scan7.nii.gz").unlink()
+    assert main(["init", str(cohort), "-o", str(cohort.parent / "study.toml")]) == 3
+    said = capsys.readouterr().err
+    assert "scan4.nii.gz" in said
+    assert "scan7.nii.gz" in said
+    assert not (cohort.parent / "study.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.nii.gz", "a"), ("b/a.nii", "a"), ("a.b.nrrd", "a.b"), ("folder/of/slices", "slices"), ("IM.DCM", "IM")],
+)
+def test_a_scan_is_called_by_its_name_without_endings(name, expected):
+    assert stem(Path(name)) == expected
+
+
+def test_a_folder_named_by_a_dot_is_called_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "series").mkdir()
+    monkeypatch.chdir(tmp_path / "series")
+    assert stem(Path()) == "series"
+    assert stem(Path("..")) == tmp_path.name
+
+
+def test_a_counterfactual_is_nifti_or_refused_before_anything_is_read(capsys):
+    assert main(["counterfactual", "none.nii", "-o", "out.png"]) == 2
+    assert ".nii or .nii.gz" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_finite_become_null():
+    found = jsonable(
+        {"a": float("nan"), "b": [np.float32(1.5), np.int64(2)], "c": np.array([1.0, np.inf]), "d": Path("x")}
+    )
+    assert found == {"a": None, "b": [1.5, 2], "c": [1.0, None], "d": "x"}
+    json.dumps(found)
+
+
+def test_results_go_to_stdout_and_messages_to_stderr(capsys):
+    output = Output(as_json=True)
+    output.say("a message")
+    output.result({"x": 1}, ["text"])
+    said = capsys.readouterr()
+    assert said.err == "a message\n"
+    assert json.loads(said.out) == {"x": 1}
+
+
+def test_a_quiet_command_prints_only_the_object_that_was_asked_for(capsys):
+    Output(quiet=True).say("a message")
+    Output(quiet=True).result({"x": 1}, ["text"])
+    with Output(quiet=True).progress() as progress:
+        progress.stage("working", 3)
+        progress.advance(1, "note")
+    assert capsys.readouterr() == ("", "")
+    Output(as_json=True, quiet=True).result({"x": 1}, ["text"])
+    assert json.loads(capsys.readouterr().out) == {"x": 1}
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    clock = iter([0.0, 2.0, 30.0, 31.0])
+    monkeypatch.setattr("medisent.cli.output.time.monotonic", lambda: next(clock))
+    progress = Lines()
+    monkeypatch.setattr("medisent.cli.output.time.monotonic", lambda: next(clock))
+    progress.stage("training", 100)
+    progress.advance(25, "loss 3.2")
+    progress.advance(1)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == ["training", "training, 25%, 1:24 min left, loss 3.2"]
+
+
+def test_bars_name_the_stage_and_end_full():
+    from io import StringIO
+
+    from rich.console import Console
+
+    from medisent.cli.bars import bars
+
+    screen = StringIO()
+    with bars(Console(file=screen, force_terminal=True, width=120)) as progress:
+        progress.stage("rendering", 4)
+        progress.advance(4)
+        progress.stage("training", 10)
+        progress.advance(3, "loss 3.2")
+    text = screen.getvalue()
+    assert "rendering" in text
+    assert "training" in text
+    assert "loss 3.2" in text
+    assert text.count("100%") >= 2
+
+
+@pytest.mark.parametrize("teller", [Silence(), Lines()], ids=["silence", "lines"])
+def test_progress_is_told_the_same_way_whoever_listens(teller):
+    assert isinstance(teller, Progress)
+
+
+def test_time_is_told_as_people_write_it():
+    assert [duration(s) for s in (0, 59.4, 187, 7500)] == ["0 s", "59 s", "3:07 min", "2:05 h"]
+
+
+def test_a_table_is_aligned():
+    assert table([("a", "bb"), ("ccc", "d")]) == ["a    bb", "-------", "ccc  d"]
+
+
+def test_a_gate_is_not_met_by_what_leaks_more_than_it_allows():
+    leakage = {"tumour": {"tumour": 0.9, "gain": 0.05}, "anatomy_rest": {"gain": 0.4}}
+    check_gate(None, leakage)
+    check_gate(Gate(leakage=0.5), leakage)
+    with pytest.raises(GateError, match=r"gain from anatomy_rest \(R2 0\.40\)") as caught:
+        check_gate(Gate(leakage=0.2), leakage)
+    assert caught.value.exit_code == 5
+    assert "tumour from tumour" not in str(caught.value)
+
+
+def test_an_evaluation_is_told_in_tables_beside_doing_nothing():
+    evaluation = {
+        "n": 36,
+        "readout": {"tumour": {"r2": 0.91, "mae": 2.0, "coverage90": 0.9}},
+        "leakage": {},
+        "counterfactual": {
+            "gain x1.5": {"rce": 0.01, "rce_noop": 1.0, "effect_error": None, "off_target": 0.0, "composition": 0.0}
+        },
+        "disentanglement": {"mig": {"value": 0.4, "low": 0.3, "high": 0.5, "floor": 0.0, "ceiling": 0.7}},
+    }
+    text = "\n".join(summary(evaluation))
+    assert "36 scans" in text
+    assert "RCE of no edit" in text
+    assert "0.91" in text
+
+
+def test_the_app_is_named_after_the_package():
+    assert app.info.name == "medisent"
