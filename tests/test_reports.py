@@ -431,7 +431,15 @@ def test_a_colour_scale_reaches_the_change_and_hardly_further(size):
 def test_a_few_extreme_voxels_do_not_darken_the_scan():
     voxels = np.random.default_rng(0).uniform(0, 100, (40, 40, 40))
     voxels[0, 0, :3] = 1e6
-    assert robust_window(voxels).high < 110
+    assert robust_window(voxels).high < 130
+
+
+def test_a_small_bright_lesion_stands_out_from_the_tissue():
+    voxels = np.random.default_rng(0).normal(500, 10, (40, 40, 40))
+    voxels[:20] = 0
+    voxels[30:33, 30:33, 30:33] = 620
+    window = robust_window(voxels)
+    assert window.grey(voxels[31, 28:32, 28:32])[3, 3] > window.grey(voxels[31, 28:32, 28:32])[0, 0] + 25
 
 
 @pytest.mark.slow
