@@ -83,12 +83,14 @@ def test_help_imports_nothing_heavy_and_is_quick(arguments):
     code = (
         f"import sys\nfrom medisent.cli import main\nmain({arguments})\nprint([m for m in {HEAVY} if m in sys.modules])"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stdout.splitlines()[-1] == "[]"
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent < 1.0, "the bar is 0.35 s on a machine that does nothing else"
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.stdout.splitlines()[-1] == "[]"
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.35, f"{min(spent):.2f} s of CPU time"
 
 
 def test_completion_imports_nothing_heavy():
@@ -221,7 +223,8 @@ def test_check_lists_the_machine_and_every_part(capsys):
     assert found["missing"] == []
     assert said.err == ""
     assert main(["check"]) == 0
-    assert f"medisent         {__version__}" in " ".join(capsys.readouterr().out.split("\n")) or __version__
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["medisent", __version__] in lines
 
 
 def test_init_writes_a_study_that_reads_back(cohort, capsys):

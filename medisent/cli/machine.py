@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +24,9 @@ def check(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> 
 
     Lists the installed parts and says what will be slow.
     """
+    import platform
+    import shutil
+
     parts, absent = _parts()
     memory, disk, device = _memory_gb(), shutil.disk_usage(Path.cwd()).free / 2**30, _device()
     advice = []
@@ -80,6 +80,8 @@ def info(
 
 def _parts() -> tuple[dict[str, str], list[str]]:
     """The versions of what medisent needs, and what of it is missing."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
     names = sorted(
         {r.split(";")[0].split(">")[0].split("=")[0].strip() for r in requires("medisent") or [] if "extra ==" not in r}
     )

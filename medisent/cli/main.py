@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Annotated
@@ -67,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         return _ended_by(error, as_json=as_json)
 
