@@ -143,8 +143,10 @@ def encode(
     text = codes.to_csv(sep="\t", index=False, lineterminator="\n")
     if out is not None:
         write_text(out, text)
-    data = {"schema": 1, "out": out, "codes": codes.to_dict("records")}
-    output.result(data, [f"Codes: {out}" if out else text.rstrip("\n")])
+    if out is None and not as_json:
+        print(text, end="")  # the table is what was asked for, however quietly
+    else:
+        output.result({"schema": 1, "out": out, "codes": codes.to_dict("records")}, [f"Codes: {out}"])
 
 
 def stem(scan: Path) -> str:
