@@ -43,8 +43,7 @@ def sample(volume: Volume, onto: Geometry) -> Float[np.ndarray, "x y z"]:
     """
     if volume.geometry == onto:
         return volume.voxels.astype(np.float32)
-    voxels = volume.voxels.astype(np.uint8) if volume.voxels.dtype == np.bool_ else volume.voxels
-    image = sitk.GetImageFromArray(_portable(voxels).T)
+    image = sitk.GetImageFromArray(_portable(volume.voxels).T)
     return _cell_means(image, _index_map(onto, volume.geometry), _points(onto, volume.geometry), onto.shape)
 
 
@@ -52,12 +51,8 @@ def coverage(geometry: Geometry, onto: Geometry) -> Float[np.ndarray, "x y z"]:
     """The part of each cell of ``onto`` that lies in the field of view of ``geometry``, from 0 to 1, float32."""
     if geometry == onto:
         return np.ones(onto.shape, np.float32)
-    # the field of view is one large voxel
-    widen = np.diag([*geometry.shape, 1.0])
-    widen[:3, 3] = (np.array(geometry.shape) - 1) / 2
-    whole = Geometry(geometry.affine @ widen, (1, 1, 1))
-    image = sitk.GetImageFromArray(np.ones((1, 1, 1), np.float32))
-    return _cell_means(image, _index_map(onto, whole), _points(onto, geometry), onto.shape)
+    ones = sitk.Image(geometry.shape, sitk.sitkUInt8) + 1
+    return _cell_means(ones, _index_map(onto, geometry), _points(onto, geometry), onto.shape)
 
 
 def restore(change: Float[np.ndarray, "x y z"], placed: Geometry, onto: Geometry) -> Float[np.ndarray, "i j k"]:
@@ -106,9 +101,15 @@ def _index_map(source: Geometry, target: Geometry) -> Float[np.ndarray, "4 4"]:
 
 
 def _points(onto: Geometry, native: Geometry) -> tuple[int, int, int]:
-    """Points along each axis of a cell: two neighbours are at most a voxel apart along each axis of the scan."""
+    """Points along each axis of a cell: one in a cell no larger than a voxel, else neighbours at most a voxel apart.
+
+    In cells of few voxels, and not of a whole number of them, they are half a voxel apart: else voxels near the points
+    would weigh too much.
+    """
     voxels = np.abs(_index_map(onto, native)[:3, :3]).max(axis=0)
-    x, y, z = (int(n) for n in np.clip(np.ceil(voxels - 1e-6), 1, _MOST_POINTS))
+    voxels = np.where(np.abs(voxels - np.round(voxels)) < 1e-6, np.round(voxels), voxels)
+    finer = np.where((voxels > 1) & (voxels < 4) & (voxels % 1 > 0), 2, 1)
+    x, y, z = (int(n) for n in np.clip(finer * np.ceil(voxels), 1, _MOST_POINTS))
     return x, y, z
 
 
@@ -127,7 +128,7 @@ def _cell_means(
         shifted[2, 3] = first * points[2]
         size = (shape[0] * points[0], shape[1] * points[1], depth * points[2])
         fine = _resampled(image, to_image @ finer @ shifted, size)
-        means[:, :, first : first + depth] = sitk.GetArrayViewFromImage(sitk.BinShrink(fine, points)).T
+        means[:, :, first : first + depth] = sitk.GetArrayFromImage(sitk.BinShrink(fine, points)).T
     return means
 
 

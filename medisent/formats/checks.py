@@ -41,9 +41,7 @@ def refuse_types(path: Path, dtype: np.dtype) -> None:
     if dtype.kind == "c":
         raise FormatError(f"{path} holds complex numbers, but a scan has real ones. Save its magnitude first.")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise FormatError(
-            f"{path} holds values of type {dtype}, which are not read. Save it as float32 or float64 first."
-        )
+        raise FormatError(f"{path} holds values of a type that is not read. Save it as float32 or float64.")
 
 
 def refuse_size(path: Path, shape: Sequence[int], max_voxels: int) -> None:

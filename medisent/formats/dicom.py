@@ -97,11 +97,11 @@ def read_dicom(path: Path, *, series: int | None, max_voxels: int) -> Volume:
         FormatError: There is no image, more than one series, colour, or pixels that cannot be decoded.
         GeometryError: The images do not make an evenly spaced box.
     """
-    images = _inventory(path)
-    if not images:
-        raise FormatError(f"{path} holds no DICOM image. Give the folder with the images of one series.")
-    chosen = _chosen(images, path, series)
     with _understood(path):
+        images = _inventory(path)
+        if not images:
+            raise FormatError(f"{path} holds no DICOM image. Give the folder with the images of one series.")
+        chosen = _chosen(images, path, series)
         _refuse_kinds(chosen, path)
         planes = [plane for image in chosen for plane in _planes(image, path)]
     planes, affine, remarks = _stacked(planes, path)
@@ -130,8 +130,7 @@ def _understood(path: Path) -> Iterator[None]:
 def _inventory(path: Path) -> list[Image]:
     """Every image below ``path``, headers only, in the order of their names."""
     if path.is_file():
-        with _understood(path):
-            header = _header(path)
+        header = _header(path)
         return [] if header is None else [Image(path, header)]
     files = []
     for file in path.rglob("*"):
@@ -142,8 +141,7 @@ def _inventory(path: Path) -> list[Image]:
     images = []
     for file in sorted(files):
         if is_dicom(file):
-            with _understood(path):
-                header = _header(file)
+            header = _header(file)
             if header is not None:
                 images.append(Image(file, header))
     return images
@@ -176,13 +174,11 @@ def _chosen(images: Sequence[Image], path: Path, series: int | None) -> list[Ima
 def _described(group: Sequence[Image]) -> str:
     """Modality, images, matrix and spacing of a series: nothing in it tells who was scanned."""
     header = group[0].header
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            spacing = " x ".join(f"{float(mm):.2f}" for mm in _measures(header, 0).PixelSpacing) + " mm"
-        except (AttributeError, TypeError, ValueError):
-            spacing = "unknown spacing"
-        modality = str(header.get("Modality") or "??")
+    try:
+        spacing = " x ".join(f"{float(mm):.2f}" for mm in _measures(header, 0).PixelSpacing) + " mm"
+    except (AttributeError, TypeError, ValueError):
+        spacing = "unknown spacing"
+    modality = str(header.get("Modality") or "??")
     kind = modality if len(modality) == 2 and modality.isalpha() else "??"
     return f"{kind}, {sum(i.frames for i in group)} images, {header.Columns} x {header.Rows}, {spacing}"
 

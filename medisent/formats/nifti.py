@@ -7,12 +7,12 @@ import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, BinaryIO
 
 import numpy as np
 from isal import igzip, igzip_lib, isal_zlib
-from jaxtyping import Bool, Num
+from jaxtyping import Num
 from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
 from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
@@ -113,11 +113,11 @@ def _pair(path: Path) -> tuple[Path, Path]:
     return path, path
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BufferedIOBase:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     if packed:
-        unpacked: IO[bytes] = igzip.open(path, "rb")
+        unpacked: BufferedIOBase = igzip.open(path, "rb")
         return unpacked
     return path.open("rb")
 
@@ -149,10 +149,8 @@ def _layout(header: Nifti1Header, path: Path, volume: int | None, max_voxels: in
     shape, count = _dimensions(header, path, volume)
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
-        raise FormatError(
-            f"{path} names a data type that NIfTI does not know. Its header is damaged: export it again."
-        ) from error
+    except (HeaderDataError, KeyError) as error:
+        raise FormatError(f"{path} holds values of a type that is not read. Save it as float32 or float64.") from error
     refuse_types(path, dtype)
     refuse_size(path, shape, max_voxels)
     offset = float(header["vox_offset"])
@@ -210,7 +208,7 @@ def _truncated(path: Path, declared: int) -> FormatError:
     return FormatError(f"{path} is truncated: its header declares {declared:,} bytes. Copy or download it again.")
 
 
-def _skip(file: IO[bytes], count: int, packed: bool) -> None:
+def _skip(file: BufferedIOBase, count: int, packed: bool) -> None:
     if not packed:
         file.seek(count)
         return
@@ -218,7 +216,7 @@ def _skip(file: IO[bytes], count: int, packed: bool) -> None:
         count -= len(chunk)
 
 
-def _fill(file: IO[bytes], view: memoryview) -> int:
+def _fill(file: BufferedIOBase, view: memoryview) -> int:
     done = 0
     while done < len(view) and (chunk := file.read(min(len(view) - done, _CHUNK))):
         view[done : done + len(chunk)] = chunk
@@ -226,7 +224,7 @@ def _fill(file: IO[bytes], view: memoryview) -> int:
     return done
 
 
-def _drain(file: IO[bytes], limit: int) -> int:
+def _drain(file: BufferedIOBase, limit: int) -> int:
     """Bytes up to the end of the stream; stops once they are more than can be right."""
     done = 0
     while done <= limit and (chunk := file.read(_CHUNK)):
@@ -249,10 +247,8 @@ def _scaled(raw: Num[np.ndarray, "x y z"], header: Nifti1Header, path: Path) -> 
     return values
 
 
-def _storable(voxels: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]) -> np.dtype:
+def _storable(voxels: Num[np.ndarray, "x y z"]) -> np.dtype:
     """The smallest of NIfTI's types that holds every value exactly, among the voxels' own type, float32 and float64."""
-    if voxels.dtype.kind == "b":
-        return np.dtype(np.uint8)
     if voxels.dtype.kind in "iu":
         return voxels.dtype.newbyteorder("<")
     with np.errstate(over="ignore"):
@@ -295,7 +291,7 @@ def _needs_nifti2(volume: Volume) -> bool:
 
 
 def _write_stream(
-    file: BinaryIO | igzip.IGzipFile, header: Nifti1Header, voxels: Num[np.ndarray, "x y z"], dtype: np.dtype
+    file: BufferedIOBase | igzip.IGzipFile, header: Nifti1Header, voxels: Num[np.ndarray, "x y z"], dtype: np.dtype
 ) -> None:
     file.write(header.binaryblock + bytes(4))
     planes = max(1, _CHUNK // (dtype.itemsize * voxels.shape[0] * voxels.shape[1]))
