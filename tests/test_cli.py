@@ -256,7 +256,7 @@ def test_init_warns_of_what_can_mislead(cohort, capsys):
     assert main(["init", str(cohort), "-o", str(study_file)]) == 0
     said = capsys.readouterr().err
     assert "tumour_volume and brightness go together (Spearman 1.00)" in said
-    assert "brightness differs between sites" in said
+    assert "tumour_volume differs between sites" in said
     assert "5% of column tumour_ml is empty" in said
     assert "20 scans are few" in said
     assert "# Beware: 20 scans are few" in study_file.read_text(encoding="utf-8")

@@ -114,6 +114,12 @@ def test_a_run_is_named_after_its_study(study, told, capsys):
     assert json.loads(capsys.readouterr().out)["run"] == "runs/first"
 
 
+def test_a_study_called_study_names_its_run_after_its_folder(study, told):
+    study.rename(study.parent / "study.toml")
+    assert main(["train", str(study.parent / "study.toml"), "--device", "cpu", "-q"]) == 0
+    assert told.calls[0][1][1] == Path("runs") / study.parent.name
+
+
 def test_a_seed_on_the_command_line_goes_before_the_studys(study, told):
     assert main(["train", str(study), "-o", "here", "--seed", "9", "--fresh", "--device", "cpu", "-q"]) == 0
     (_, (given, run), named) = told.calls[0]
@@ -208,3 +214,43 @@ def test_a_card_is_told_in_lines_and_as_an_object(told, capsys):
     assert "n: 3" in capsys.readouterr().out
     assert main(["info", "a", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"schema": 1, "model": "a", "n": 3}
+
+
+def test_the_demo_goes_the_whole_way_and_names_the_report(tmp_path, told, capsys):
+    out = tmp_path / "demo"
+    assert (
+        main(
+            [
+                "demo",
+                "--out",
+                str(out),
+                "--subjects",
+                "14",
+                "--minutes",
+                "1",
+                "--seed",
+                "3",
+                "--device",
+                "cpu",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert [name for name, *_ in told.calls] == ["train", "load", "evaluate"]
+    (given, run), _ = told.calls[0][1:]
+    assert (given.training.minutes, given.training.seed, run) == (1.0, 3, out / "run")
+    assert Path(said["report"]).exists()
+    assert Path(said["scan"]).exists()
+    assert said["evaluation"] == EVALUATION
+    assert (out / "cohort" / "counterfactuals.tsv").exists()
+
+
+def test_a_phantom_cohort_is_rendered_as_asked(tmp_path, capsys):
+    asked = ["--subjects", "7", "--shape", "12", "14", "10", "--spacing", "14", "--seed", "2", "--json"]
+    assert main(["phantom", str(tmp_path / "cohort"), *asked]) == 0
+    said = json.loads(capsys.readouterr().out)
+    table = pd.read_csv(said["cohort"], sep="\t")
+    assert len(table) == said["subjects"] == 7
+    assert nibabel.load(tmp_path / "cohort" / table["scan"][0]).shape == (12, 14, 10)

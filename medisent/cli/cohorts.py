@@ -14,7 +14,7 @@ from medisent.errors import UsageError
 
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the cohort.")],
-    subjects: Annotated[int, typer.Option("--subjects", min=1, help="How many heads.")] = 40,
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="How many heads.")] = 240,
     seed: Seed = 0,
     spacing: Annotated[float, typer.Option("--spacing", metavar="MM", help="Edge of a voxel, in mm.")] = 6.0,
     shape: Annotated[tuple[int, int, int], typer.Option("--shape", metavar="X Y Z", help="Voxels along each axis.")] = (
@@ -73,7 +73,10 @@ def phantom(
             foreign=foreign,
             progress=progress,
         )
-    output.result({"schema": 1, "cohort": table, "subjects": subjects}, [f"Cohort: {table}"])
+    output.result(
+        {"schema": 1, "cohort": table, "subjects": subjects},
+        [f"Cohort: {table}", f"Next: medisent train {out / 'study.toml'}"],
+    )
 
 
 def init(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,52 +15,6 @@ from medisent.cli.runs import summary
 
 if TYPE_CHECKING:
     from medisent.progress import Progress
-
-STUDY = """\
-# The study of `medisent demo`: rendered heads, two anatomical factors with masks, a scanner.
-[cohort]
-table = "cohort/cohort.tsv"
-split = "split"
-
-[grid]
-spacing_mm = 6.0
-shape = [32, 32, 32]
-
-[scanner]
-factors = ["brightness", "contrast", "bias_field"]
-
-[[factors]]
-name = "tumour_volume"
-role = "anatomy"
-kind = "positive"
-unit = "mL"
-column = "tumour_ml"
-mask = "tumour_mask"
-
-[[factors]]
-name = "ventricle_volume"
-role = "anatomy"
-kind = "positive"
-unit = "mL"
-column = "ventricle_ml"
-mask = "ventricle_mask"
-
-[[factors]]
-name = "brightness"
-role = "nuisance"
-kind = "positive"
-column = "gain"
-
-[[factors]]
-name = "contrast"
-role = "nuisance"
-kind = "positive"
-column = "gamma"
-
-[training]
-minutes = {minutes}
-seed = {seed}
-"""
 
 
 def demo(
@@ -96,17 +51,16 @@ def _travel(
 ) -> tuple[Path, dict[str, object]]:
     """The scan that was explained, and what the evaluation found."""
     from medisent.checkpoints import load
-    from medisent.config import load_study
+    from medisent.config import TrainingSettings, load_study
     from medisent.evaluation import evaluate
-    from medisent.files import write_text
     from medisent.formats import read
     from medisent.phantoms import write_cohort
     from medisent.training import train
 
     table = write_cohort(out / "cohort", subjects=subjects, seed=seed, counterfactuals=True, progress=progress)
-    study, run = out / "study.toml", out / "run"
-    write_text(study, STUDY.format(minutes=minutes, seed=seed))
-    train(load_study(study), run, device=device, fresh=False, progress=progress)
+    study, run = load_study(out / "cohort" / "study.toml"), out / "run"
+    study = replace(study, training=TrainingSettings(minutes=minutes, seed=seed))
+    train(study, run, device=device, fresh=False, progress=progress)
     model = load(run, device=device)
     evaluate(model, None, split="test", seed=seed, progress=progress).save(run)
     scan = _tested_scan(table)

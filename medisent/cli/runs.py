@@ -22,7 +22,7 @@ def train(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study: cohort, factors, settings.")],
     run: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="RUN", help="The run's folder; else runs/ and the study's name."),
+        typer.Option("--out", "-o", metavar="RUN", help="The run's folder; else in runs/, named after the study."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what training would take, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where a run could be resumed.")] = False,
@@ -49,7 +49,7 @@ def train(
         found = forecast(study, chosen_device(device))
         output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
         return
-    folder = run or Path("runs") / study_file.stem
+    folder = run or Path("runs") / _name_of(study_file)
     with output.progress() as progress:
         train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)
     output.result(
@@ -131,6 +131,11 @@ def check_gate(gate: Gate | None, leakage: Mapping[str, Mapping[str, float]]) ->
     ]
     if over:
         raise GateError(f"The study allows leakage up to R2 {gate.leakage:g}, but there is: {', '.join(over)}.")
+
+
+def _name_of(study_file: Path) -> str:
+    """What a run of the study is called: as the file, or as its folder where every study file is called so."""
+    return study_file.resolve().parent.name if study_file.stem == "study" else study_file.stem
 
 
 def _number(value: float | None) -> str:

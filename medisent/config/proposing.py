@@ -38,7 +38,8 @@ _UNITS = {
     "deg": ("degrees", ""),
 }
 _MASK_WORDS = ("mask", "seg", "segmentation", "label", "roi")
-_STRONG, _SURE = 0.3, 1e-3
+_STRONG, _SAME, _SURE = 0.3, 0.97, 1e-3
+_PAIRS_TOLD = 4
 
 
 @dataclass(frozen=True)
@@ -213,15 +214,22 @@ def _warnings_of_rows(rows: pd.DataFrame, scan: str, columns: Sequence[_Column])
 def _warnings_of_factors(rows: pd.DataFrame, columns: Sequence[_Column]) -> Iterator[str]:
     """Which factors go together, so that data alone cannot tell them apart."""
     measured = [c for c in columns if c.column and c.kind in ("real", "positive", "ordinal")]
+    pairs = []
     for one, other in combinations(measured, 2):
-        both = rows[(rows[one.column] != "") & (rows[other.column] != "")]
-        if len(both) < 10:
+        if one.role == other.role == "nuisance":
             continue
-        found = spearmanr(both[one.column].astype(float), both[other.column].astype(float))
-        if abs(found.statistic) >= _STRONG and found.pvalue < _SURE:
-            strength = f"Spearman {found.statistic:.2f}"
-            yield f"{one.name} and {other.name} go together ({strength}): each may be read for the other."
-    for column in measured if "site" in rows.columns else []:
+        both = rows[(rows[one.column] != "") & (rows[other.column] != "")]
+        if len(both) >= 10:
+            found = spearmanr(both[one.column].astype(float), both[other.column].astype(float))
+            if abs(found.statistic) >= _STRONG and found.pvalue < _SURE:
+                pairs.append((abs(found.statistic), one.name, other.name, found.statistic))
+    pairs.sort(reverse=True)
+    for strength, one_name, other_name, rho in pairs[:_PAIRS_TOLD]:
+        advice = "keep one of them" if strength > _SAME else "each may be read for the other"
+        yield f"{one_name} and {other_name} go together (Spearman {rho:.2f}): {advice}."
+    if len(pairs) > _PAIRS_TOLD:
+        yield f"Further pairs of factors go together, less strongly: {len(pairs) - _PAIRS_TOLD}."
+    for column in (c for c in measured if c.role == "anatomy" and "site" in rows.columns):
         filled = rows[rows[column.column] != ""]
         parts = [part[column.column].astype(float) for _, part in filled.groupby("site") if len(part) >= 5]
         if len(parts) > 1 and kruskal(*parts).pvalue < _SURE:
@@ -238,7 +246,7 @@ def _grid(geometries: Sequence[Geometry]) -> tuple[float, tuple[int, int, int]]:
     """Spacing in mm and shape of a grid of about 32 cells that holds every field of view."""
     extents = np.max([_extent_mm(g) for g in geometries], axis=0)
     finest = min(min(g.spacing) for g in geometries)
-    wanted = max(finest, float(extents.max()) / _CELLS) * 0.999
+    wanted = max(finest, float(extents.max()) / _CELLS * 0.9) * 0.999
     spacing = next((s for s in _SPACINGS_MM if s >= wanted), float(math.ceil(wanted)))
     x, y, z = (max(8, 4 * math.ceil(extent / spacing / 4 - 1e-6)) for extent in extents)
     return spacing, (x, y, z)
