@@ -1,0 +1,224 @@
+"""Model files and checkpoints: weights in safetensors, the study and the card in its header, nothing that runs code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medisent.config import Study, dump_study, parse_study
+from medisent.errors import MedisentError, ModelError
+from medisent.factors import Factor, Positive
+from medisent.files import whole_file
+from medisent.model import SCANNER_FACTORS, PartitionedVAE
+
+SCHEMA = 1
+MODEL_FILE = "model.safetensors"
+_HEADER_LIMIT = 16 << 20
+
+
+@dataclass(frozen=True)
+class FactorCard:
+    """What is known of a factor in the training cohort.
+
+    Attributes:
+        quantiles: Of its readouts over the training scans, at 0, 1, ... 100 percent.
+        low: Smallest value that training saw.
+        high: Largest value that training saw.
+        conformal: By how many standard deviations of the readout an interval reaches out at the stated level.
+        calibrated: On how many subjects that was measured; 0 where there were no labels, and the readout's own
+            standard deviation is all there is.
+    """
+
+    quantiles: tuple[float, ...]
+    low: float
+    high: float
+    conformal: float
+    calibrated: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model file says about its model.
+
+    Attributes:
+        factors: By name.
+        level: Of the intervals.
+        scans: In training.
+        subjects: In training.
+        steps: Of training.
+        typical_error: Root mean squared error of the canonical reconstruction, at 0, 1, ... 100 percent of the
+            validation scans (of the training scans, where there is no validation split).
+        typical_distance: Distance of the latents from the training cohort's, in the same way.
+        centre: Mean latents of the training cohort, without the scanner's.
+        precision: Their inverse covariance.
+        figures: What was measured on the validation split.
+    """
+
+    factors: Mapping[str, FactorCard]
+    level: float
+    scans: int
+    subjects: int
+    steps: int
+    typical_error: tuple[float, ...]
+    typical_distance: tuple[float, ...]
+    centre: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model with everything that is known about it.
+
+    Attributes:
+        study: What it was made from.
+        network: The weights.
+        card: What training saw.
+        digest: SHA-256 of its file.
+    """
+
+    study: Study
+    network: PartitionedVAE
+    card: Card
+    digest: str = ""
+
+
+def study_factors(study: Study) -> tuple[Factor, ...]:
+    """The factors of a study, the scanner's own among them whether the study names them or not."""
+    named = {factor.name for factor in study.factors}
+    units = {"brightness": "", "contrast": "", "bias_field": ""}
+    implied = [
+        Positive(name=name, role="nuisance", unit=units[name])
+        for name in SCANNER_FACTORS
+        if name in study.scanner.factors and name not in named
+    ]
+    return (*study.factors, *implied)
+
+
+def build_model(study: Study) -> PartitionedVAE:
+    """A model of a study, its weights not yet learned."""
+    return PartitionedVAE(
+        study_factors(study),
+        study.scanner.factors,
+        study.grid.shape,
+        study.grid.spacing_mm**3 / 1000,
+        width=study.network.width,
+        rest=study.network.rest,
+    )
+
+
+def save_model(study: Study, network: PartitionedVAE, card: Card, path: Path) -> None:
+    """Write a model file: the weights, and in the header the study and the card.
+
+    Raises:
+        MachineError: It cannot be written.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    header = {"schema": str(SCHEMA), "kind": "medisent model", "study": dump_study(study), "card": json.dumps(asdict(card))}
+    save_tensors(weights, header, path)
+
+
+def load_model(path: Path, device: str = "cpu") -> Trained:
+    """The model in a model file.
+
+    Raises:
+        ModelError: The file is missing, damaged, of another version, or does not hold a medisent model.
+    """
+    weights, header = load_tensors(path, kind="medisent model")
+    try:
+        study = parse_study(header["study"], f"the study in {path.name}")
+        card = _card(json.loads(header["card"]))
+        network = build_model(study)
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError, MedisentError) as error:
+        raise ModelError(
+            f"{path} is a medisent model, but its study, card and weights do not fit together. Train it anew."
+        ) from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Trained(study, network.to(device).eval(), card, digest)
+
+
+def find_model(name: str | Path | None = None) -> Path:
+    """The model file that a name stands for.
+
+    Arguments:
+        name: A run folder or a model file. None: what MEDISENT_MODEL names, else the newest run in ``./runs``.
+
+    Raises:
+        ModelError: There is none; the sentence says how to get one.
+    """
+    name = name or os.environ.get("MEDISENT_MODEL") or None
+    if name is None:
+        runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda p: (p.stat().st_mtime, p.name))
+        if not runs:
+            raise ModelError(
+                "There is no model yet: no --model, no MEDISENT_MODEL and no run in ./runs. "
+                "Make one with `medisent demo` or `medisent train STUDY.toml`."
+            )
+        return runs[-1]
+    path = Path(name)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise ModelError(f"{path} holds no {MODEL_FILE}: its training has not ended. Run `medisent train` again.")
+        return path / MODEL_FILE
+    if not path.is_file():
+        raise ModelError(f"The model {path} does not exist. Name a run folder or a {MODEL_FILE}.")
+    return path
+
+
+def save_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: Path) -> None:
+    """Write named tensors and named texts as one safetensors file.
+
+    Raises:
+        MachineError: It cannot be written.
+    """
+    with whole_file(path) as temporary:
+        save_file(dict(tensors), temporary, metadata=dict(header))
+
+
+def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and texts of a safetensors file of ours.
+
+    Raises:
+        ModelError: The file is damaged, not of that kind, or of another version.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        # A header that claims more than any of ours could need is refused before it is parsed.
+        if len(start) < 8 or struct.unpack("<Q", start)[0] > min(_HEADER_LIMIT, path.stat().st_size):
+            raise ModelError(f"{path} is not a model file: it does not begin like a safetensors file.")
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as a model file: it is damaged or something else.") from error
+    if header.get("kind") != kind:
+        raise ModelError(f"{path} is a safetensors file, but not a {kind}.")
+    if header.get("schema") != str(SCHEMA):
+        raise ModelError(
+            f"{path} has format {header.get('schema')}, but this medisent reads format {SCHEMA}. "
+            "Use the version that made it, or train it anew."
+        )
+    return tensors, header
+
+
+def _card(found: dict[str, Any]) -> Card:
+    factors = {
+        name: FactorCard(**{**entry, "quantiles": tuple(entry["quantiles"])})
+        for name, entry in found.pop("factors").items()
+    }
+    precision = tuple(tuple(row) for row in found.pop("precision"))
+    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    return Card(factors=factors, precision=precision, **lists)
+

@@ -1,0 +1,256 @@
+"""What a cohort table says: which scans there are, of whom, in which split, and what is known of each."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medisent.batches import Batch
+from medisent.errors import CohortError, InterventionError, MedisentError
+from medisent.factors import Factor
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan of a cohort.
+
+    Attributes:
+        scan: Where it is.
+        subject: Whose it is.
+        split: ``train``, ``validation`` or ``test``.
+        values: Of the factors, in their order; NaN is unknown.
+        masks: Where the masks are, by factor; None is unknown.
+        group: What it has in common with other rows, as written; empty is nothing.
+    """
+
+    scan: Path
+    subject: str
+    split: str
+    values: tuple[float, ...]
+    masks: Mapping[str, Path | None]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The rows of a table, checked.
+
+    Attributes:
+        rows: In the table's order.
+        factors: Whose values the rows hold.
+    """
+
+    rows: tuple[Row, ...]
+    factors: tuple[Factor, ...]
+
+    def of(self, split: str) -> Cohort:
+        """The rows of one split.
+
+        Raises:
+            CohortError: There are none.
+        """
+        rows = tuple(row for row in self.rows if row.split == split)
+        if not rows:
+            have = ", ".join(f"{s} {sum(r.split == s for r in self.rows)}" for s in SPLITS)
+            raise CohortError(f"The {split} split was asked for, but the cohort has no scan in it ({have}).")
+        return Cohort(rows, self.factors)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table as text, tab- or comma-separated; an empty cell is an empty string.
+
+    Raises:
+        CohortError: The table is missing or is not one.
+    """
+    if not path.is_file():
+        raise CohortError(f"The cohort table {path} does not exist.")
+    try:
+        head = path.read_text(encoding="utf-8-sig").split("\n", 1)[0]
+        table = pd.read_csv(
+            path, sep="\t" if "\t" in head else ",", dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise CohortError(f"{path} is not a tab- or comma-separated table: {error}.") from error
+    if table.empty:
+        raise CohortError(f"{path} has a header but no row. A cohort needs at least one scan.")
+    return table
+
+
+def read_cohort(
+    path: Path,
+    factors: Sequence[Factor],
+    *,
+    scan: str = "scan",
+    subject: str = "subject",
+    split: str | None = None,
+    group: str | None = None,
+    seed: int = 0,
+) -> Cohort:
+    """The cohort of a table, with every path and every value checked.
+
+    Arguments:
+        path: Of the table; paths in it are relative to its folder.
+        factors: What to look for in its columns.
+        scan: Column with the scans.
+        subject: Column with the subjects. Without it every scan is a subject of its own.
+        split: Column with the splits; without it subjects are dealt out 70:15:15 by the seed.
+        group: Column that says which rows have something in common.
+        seed: For dealing out subjects.
+
+    Raises:
+        CohortError: A column, a file or a value is not what it has to be; all such rows are named.
+    """
+    table = read_table(path)
+    wanted = {scan, *(c for f in factors for c in (f.column, f.mask) if c), *(c for c in (split, group) if c)}
+    absent = sorted(wanted - set(table.columns))
+    if absent:
+        raise CohortError(
+            f"The study asks for the columns {', '.join(absent)}, but {path.name} has {', '.join(table.columns)}."
+        )
+    subjects = table[subject] if subject in table.columns else pd.Series([f"row {i}" for i in range(len(table))])
+    splits = _checked_splits(table[split], subjects) if split else subjects.map(lambda s: _dealt(s, seed))
+    values = _values(table, factors)
+    folder = path.parent
+    rows = tuple(
+        Row(
+            folder / table[scan][i],
+            subjects[i],
+            splits[i],
+            tuple(values[i]),
+            {f.name: folder / table[f.mask][i] if table[f.mask][i] else None for f in factors if f.mask},
+            table[group][i] if group else "",
+        )
+        for i in range(len(table))
+    )
+    _check_files(rows, path)
+    return Cohort(rows, tuple(factors))
+
+
+def load_cohort(
+    cohort: Cohort,
+    loader: Callable[[dict[str, Any]], Any],
+    voxel_ml: float,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Batch:
+    """All scans of a cohort on the model's grid, as one batch.
+
+    A factor with a mask but without a value has the mask's volume as its value.
+
+    Arguments:
+        cohort: Which scans.
+        loader: From the paths of one scan (and its masks) to tensors; see ``medisent.loading``.
+        voxel_ml: Volume of a voxel of the model's grid in mL.
+        tell: Called with how many are done, and of how many.
+
+    Raises:
+        CohortError: Scans cannot be read; all of them are listed with the reason.
+    """
+    shaped = [f.name for f in cohort.factors if f.mask]
+    loaded: list[Mapping[str, Tensor]] = []
+    faults: list[str] = []
+    for index, row in enumerate(cohort.rows):
+        try:
+            found = loader({"scan": row.scan, **row.masks})
+            loaded.append({key: found[key] for key in ("scan", "coverage", "log_scale", *shaped)})
+        except MedisentError as error:
+            faults.append(str(error))
+        tell(index + 1, len(cohort))
+    if faults:
+        raise CohortError(f"{len(faults)} of {len(cohort)} scans cannot be used: " + _listed(faults))
+    scan = torch.stack([item["scan"] for item in loaded])
+    masks = [torch.cat([item[name] for name in shaped]) if shaped else scan.new_zeros(0, *scan.shape[2:]) for item in loaded]
+    values = torch.tensor([row.values for row in cohort.rows], dtype=torch.float32).reshape(len(loaded), -1)
+    batch = Batch(
+        scan,
+        torch.stack([item["coverage"] for item in loaded]),
+        torch.stack([item["log_scale"] for item in loaded]),
+        values,
+        torch.stack(masks),
+        _group_numbers([row.group for row in cohort.rows]),
+    )
+    return _with_measured_volumes(batch, cohort, shaped, voxel_ml)
+
+
+def _with_measured_volumes(batch: Batch, cohort: Cohort, shaped: Sequence[str], voxel_ml: float) -> Batch:
+    for column, factor in enumerate(cohort.factors):
+        if factor.mask:
+            volume = batch.masks[:, shaped.index(factor.name)].sum((1, 2, 3)) * voxel_ml
+            unknown = batch.values[:, column].isnan()
+            batch.values[unknown, column] = volume[unknown]
+    return batch
+
+
+def _values(table: pd.DataFrame, factors: Sequence[Factor]) -> np.ndarray:
+    values = np.full((len(table), len(factors)), math.nan)
+    faults: list[str] = []
+    for column, factor in enumerate(factors):
+        if factor.column is None:
+            continue
+        for row, text in enumerate(table[factor.column]):
+            if text.strip().lower() in ("", "nan", "na", "n/a"):
+                continue
+            try:
+                values[row, column] = factor.parse(text.strip())
+            except InterventionError as error:
+                faults.append(f"row {row + 2}: {error}")
+        if not np.isfinite(values[:, column]).any() and not faults and not factor.mask:
+            raise CohortError(f"The column {factor.column} of {factor.name} has no value at all. Fill some in, or leave the factor out.")
+    if faults:
+        raise CohortError(f"{len(faults)} values cannot be used: " + _listed(faults))
+    return values
+
+
+def _checked_splits(splits: pd.Series[str], subjects: pd.Series[str]) -> pd.Series[str]:
+    wrong = [f"row {i + 2}: {s!r}" for i, s in enumerate(splits) if s not in SPLITS]
+    if wrong:
+        raise CohortError(f"A split is one of {', '.join(SPLITS)}, but {len(wrong)} rows have another: " + _listed(wrong))
+    spread = splits.groupby(subjects).nunique()
+    leaking = [f"row {i + 2}" for i, s in enumerate(subjects) if spread[s] > 1]
+    if leaking:
+        raise CohortError(
+            f"Scans of one subject fall into different splits, which would flatter every figure ({int((spread > 1).sum())} "
+            "subjects): " + _listed(leaking)
+        )
+    return splits
+
+
+def _dealt(subject: str, seed: int) -> str:
+    """A split for a subject, the same wherever the subject stands in the table."""
+    digest = hashlib.sha256(f"{seed} {subject}".encode()).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "train" if share < 0.7 else "validation" if share < 0.85 else "test"
+
+
+def _check_files(rows: Sequence[Row], path: Path) -> None:
+    absent = [
+        f"row {i + 2}: {p.name}"
+        for i, row in enumerate(rows)
+        for p in (row.scan, *row.masks.values())
+        if p is not None and not p.exists()
+    ]
+    if absent:
+        raise CohortError(f"{path.name} names {len(absent)} files that are not there: " + _listed(absent))
+
+
+def _listed(faults: Sequence[str]) -> str:
+    """All of them, on one line: a refusal is short, but names everything there is to mend."""
+    return "; ".join(faults) + "."
+
+
+def _group_numbers(groups: Sequence[str]) -> Tensor:
+    names = {name: number for number, name in enumerate(sorted({g for g in groups if g}))}
+    return torch.tensor([names.get(group, -1) for group in groups])

@@ -1,0 +1,193 @@
+"""The scan as it would be with other values of its factors, in the scan's own space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from medisent.checkpoints import Trained
+from medisent.errors import InterventionError, UsageError
+from medisent.factors import Factor
+from medisent.grids import restore, unit_coordinates
+from medisent.mechanisms import Scene, mechanism_of
+from medisent.readings import Reading, read_factors
+from medisent.scanners import Scanner, bias_basis
+from medisent.volumes import Geometry, Volume
+
+_SLAB = 1 << 21  # voxels worked on at once
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A factor's new value, absolute or relative to what the scan shows now.
+
+    Attributes:
+        name: Of the factor.
+        operation: ``=``, ``*=`` or ``+=``.
+        value: As written.
+    """
+
+    name: str
+    operation: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.operation}{self.value}"
+
+
+def parse_wish(text: str) -> Wish:
+    """The wish that a text such as ``tumour_volume*=1.5`` states.
+
+    Raises:
+        UsageError: It states none.
+
+    Example:
+        >>> parse_wish("tumour_volume+=10")
+        Wish(name='tumour_volume', operation='+=', value='10')
+    """
+    found = re.fullmatch(r"\s*([^=*+\s]+)\s*(\*=|\+=|=)\s*(\S.*?)\s*", text)
+    if not found:
+        raise UsageError(f"{text!r} is not an edit. Write NAME=VALUE, NAME*=FACTOR or NAME+=STEP.")
+    return Wish(found[1], found[2], found[3])
+
+
+def wanted_value(trained: Trained, reading: Reading, wish: Wish, *, extrapolate: bool = False) -> float:
+    """The value that a wish amounts to for a scan, in the factor's unit.
+
+    Raises:
+        InterventionError: The model has no such factor, the value is not one of its values, or training saw none like it.
+    """
+    factor = _factor(trained, wish.name)
+    if wish.operation == "=":
+        value = factor.parse(wish.value)
+    else:
+        value = _relative(factor, reading.readouts[wish.name].estimate, wish)
+    entry = trained.card.factors[wish.name]
+    # Relative steps of a known scanner are safe a little beyond its range; a tenth keeps rounding from refusing an edge.
+    slack = 0.1 * (entry.high - entry.low)
+    if not extrapolate and not entry.low - slack <= value <= entry.high + slack:
+        raise InterventionError(
+            f"{wish} asks for {factor.show(value)}, but training saw {factor.show(entry.low)} to "
+            f"{factor.show(entry.high)}. Choose a value in between, or add --extrapolate."
+        )
+    return value
+
+
+def counterfactual(
+    trained: Trained, scan: Volume, wishes: Sequence[Wish], *, extrapolate: bool = False
+) -> Volume:
+    """The scan with the wished factors changed, one after the other, and nothing else.
+
+    Only the change passes through the model's grid; where nothing changes, and for no wish at all, the scan's own
+    values stay.
+
+    Raises:
+        InterventionError: A wish cannot be granted.
+        MedisentError: The scan is refused.
+    """
+    for wish in wishes:
+        _factor(trained, wish.name)
+    if not wishes:
+        return scan
+    reading = read_factors(trained, scan)
+    return edited(trained, reading, wishes, extrapolate=extrapolate)
+
+
+def edited(trained: Trained, reading: Reading, wishes: Sequence[Wish], *, extrapolate: bool = False) -> Volume:
+    """The scan of a reading with the wished factors changed; see ``counterfactual``."""
+    values = [(wish.name, wanted_value(trained, reading, wish, extrapolate=extrapolate)) for wish in wishes]
+    return with_values(trained, reading, values)
+
+
+def with_values(trained: Trained, reading: Reading, values: Sequence[tuple[str, float]]) -> Volume:
+    """The scan of a reading with factors at these values, in their units, whatever training saw."""
+    scene = reading.scene
+    present = {name: readout.estimate for name, readout in reading.readouts.items()}
+    with torch.inference_mode():
+        for name, value in values:
+            scene = mechanism_of(trained.network, name).intervene(trained.network, scene, name, present[name], value)
+            present[name] = value
+    return shown(reading, scene, trained.study.scanner.air)
+
+
+def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
+    """The scan of a reading as it would be if its scene were another one, in its own space, voxel values kept elsewhere."""
+    scan = reading.scan
+    change = (scene.canonical - reading.scene.canonical).numpy()
+    native = restore(change, reading.placed, scan.geometry) if change.any() else None
+    before, after = (_native(s.scanner, reading.log_scale) for s in (reading.scene, scene))
+    same = bool((before.stacked() == after.stacked()).all())
+    if native is None and same:
+        return scan
+    voxels = scan.voxels.astype(np.float64 if scan.voxels.dtype.itemsize > 4 else np.float32)
+    depth = max(1, _SLAB // int(np.prod(voxels.shape[1:])))
+    for start in range(0, voxels.shape[0], depth):
+        slab = slice(start, min(start + depth, voxels.shape[0]))
+        step = None if native is None else native[slab]
+        if same and (step is None or not step.any()):
+            continue
+        voxels[slab] += _difference(voxels[slab] - air, step, before, after, _coordinates(reading, slab))
+    return replace(scan, voxels=voxels)
+
+
+def _difference(
+    scan: Float[np.ndarray, "x y z"],
+    step: Float[np.ndarray, "x y z"] | None,
+    before: Scanner,
+    after: Scanner,
+    coordinates: Float[np.ndarray, "3 x y z"],
+) -> Float[np.ndarray, "x y z"]:
+    """What a scan (air at zero) gains when its canonical scan gains ``step`` and its scanner changes."""
+    basis = bias_basis(torch.from_numpy(coordinates))
+    image = torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32))[None, None]
+    canonical = before.remove(image, basis)
+    moved = canonical if step is None else (canonical + torch.from_numpy(step)[None, None]).clamp(min=0)
+    gained = after.apply(moved, basis) - before.apply(canonical, basis)
+    if step is not None and bool((before.stacked() == after.stacked()).all()):
+        gained = torch.where(torch.from_numpy(step == 0)[None, None], 0.0, gained)
+    result: np.ndarray = gained[0, 0].numpy()
+    return result
+
+
+def _native(scanner: Scanner, log_scale: float) -> Scanner:
+    """The scanner's settings for the scan in its own unit."""
+    return replace(scanner, log_gain=scanner.log_gain + log_scale)
+
+
+def _coordinates(reading: Reading, slab: slice) -> Float[np.ndarray, "3 x y z"]:
+    """Where the voxels of a slab lie in the field of the bias polynomials, held at its edges."""
+    geometry = reading.scan.geometry
+    affine = geometry.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * slab.start
+    part = Geometry(affine, (slab.stop - slab.start, *geometry.shape[1:]))
+    found: np.ndarray = unit_coordinates(part, reading.placed).clip(-1, 1)
+    return found
+
+
+def _factor(trained: Trained, name: str) -> Factor:
+    factors = trained.network.factors
+    if name not in factors:
+        raise InterventionError(f"This model has no factor {name!r}. It has {', '.join(factors)}.")
+    return factors[name]
+
+
+def _relative(factor: Factor, present: float, wish: Wish) -> float:
+    try:
+        number = float(wish.value)
+    except ValueError:
+        number = np.nan
+    if not np.isfinite(number):
+        raise InterventionError(f"{wish} takes a number after {wish.operation}, but {wish.value!r} is not one.")
+    if factor.kind in ("ordinal", "categorical"):
+        raise InterventionError(f"{wish.name} has levels, which cannot be multiplied or added. Write {wish.name}=LEVEL.")
+    value = present * number if wish.operation == "*=" else present + number
+    if factor.kind == "circular":
+        return value % factor.period  # type: ignore[attr-defined,no-any-return]
+    if factor.kind == "positive" and value <= 0:
+        raise InterventionError(f"{wish} asks for {factor.show(value)}, but {wish.name} is positive.")
+    return value

@@ -1,0 +1,144 @@
+"""How a factor shows in a scan: from a wish ("tumour 20 mL") to a new canonical scan, or to a new setting of the scanner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medisent.errors import InterventionError
+from medisent.model import Abduction, PartitionedVAE
+from medisent.scanners import Scanner, bias_strength
+from medisent.shapes import regrown
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One scan as the model sees it, taken apart; what mechanisms act on.
+
+    Attributes:
+        canonical: The scan with the scanner removed, on the model's grid.
+        masks: Soft masks, one channel a factor with a mask.
+        z: Latents without the scanner's.
+        scanner: Its settings, for scans of scale one.
+    """
+
+    canonical: Float[Tensor, "x y z"]
+    masks: Float[Tensor, "shapes x y z"]
+    z: Float[Tensor, "1 latents"]
+    scanner: Scanner
+
+    @classmethod
+    def of(cls, network: PartitionedVAE, found: Abduction) -> Scene:
+        """The scene of an abduction of one scan."""
+        return cls(found.canonical[0, 0], found.masks[0], found.q.loc[:, : network.code_size], found.sight.scanner)
+
+
+class Mechanism(ABC):
+    """How one kind of factor acts. The present value as the wish changes nothing."""
+
+    @abstractmethod
+    def serves(self, network: PartitionedVAE, name: str) -> bool:
+        """Whether factor ``name`` of this network acts by this mechanism."""
+
+    @abstractmethod
+    def intervene(self, network: PartitionedVAE, scene: Scene, name: str, present: float, wanted: float) -> Scene:
+        """The scene in which factor ``name`` has gone from its present to a wanted value, in the factor's unit.
+
+        Raises:
+            InterventionError: There is nothing in the scene that could take the value.
+        """
+
+
+class Setting(Mechanism):
+    """A setting of the scanner: brightness multiplies the gain, contrast the exponent, bias_field the whole field."""
+
+    def serves(self, network: PartitionedVAE, name: str) -> bool:
+        return name in network.scanner_names
+
+    def intervene(self, network: PartitionedVAE, scene: Scene, name: str, present: float, wanted: float) -> Scene:
+        scanner = scene.scanner
+        if wanted == present:
+            return scene
+        if name == "bias_field":
+            strength = float(bias_strength(scanner.bias))
+            if strength < 1e-6:
+                raise InterventionError("This scan has no bias field to strengthen. Ask for another factor.")
+            return replace(scene, scanner=replace(scanner, bias=scanner.bias * (wanted / present)))
+        if wanted <= 0:
+            raise InterventionError(f"{name} was asked to be {wanted:g}, but has to be above zero.")
+        step = torch.tensor(wanted / present, dtype=torch.float64).log().to(scanner.log_gain)
+        if name == "brightness":
+            return replace(scene, scanner=replace(scanner, log_gain=scanner.log_gain + step))
+        return replace(scene, scanner=replace(scanner, log_gamma=scanner.log_gamma + step))
+
+
+class Shape(Mechanism):
+    """A volume whose mask is known in training: the predicted mask's surface moves until it holds the wanted volume."""
+
+    def serves(self, network: PartitionedVAE, name: str) -> bool:
+        return name in network.shaped
+
+    def intervene(self, network: PartitionedVAE, scene: Scene, name: str, present: float, wanted: float) -> Scene:
+        if wanted == present:
+            return scene
+        index = network.shaped.index(name)
+        mask = scene.masks[index].double().numpy()
+        try:
+            change = regrown(scene.canonical.double().numpy(), mask, wanted - present, network.voxel_ml)
+        except ValueError as error:
+            raise InterventionError(
+                f"{name} was asked to be {wanted:g}, but nothing of it was found in this scan that could be changed."
+            ) from error
+        masks = scene.masks.clone()
+        masks[index] = torch.from_numpy(change.mask).to(masks)
+        moved = _moved(network, scene, name, present, wanted)
+        canonical = scene.canonical + torch.from_numpy(change.image).to(scene.canonical)
+        return replace(moved, canonical=canonical, masks=masks)
+
+
+class Latent(Mechanism):
+    """Any other factor: its block is shifted by what the wish and the present value differ, and both are decoded.
+
+    The shift keeps whatever else of the scan the block holds.
+
+    References:
+        Deep Structural Causal Models for Tractable Counterfactual Inference (Pawlowski, Castro, Glocker, 2020)
+    """
+
+    def serves(self, network: PartitionedVAE, name: str) -> bool:
+        return name in network.heads
+
+    def intervene(self, network: PartitionedVAE, scene: Scene, name: str, present: float, wanted: float) -> Scene:
+        if wanted == present:
+            return scene
+        moved = _moved(network, scene, name, present, wanted)
+        change = network.decoder(moved.z) - network.decoder(scene.z)
+        return replace(moved, canonical=scene.canonical + change[0, 0])
+
+
+def _moved(network: PartitionedVAE, scene: Scene, name: str, present: float, wanted: float) -> Scene:
+    """The scene with the factor's block shifted."""
+    here, there = network.head(name).located(torch.tensor([present, wanted], device=scene.z.device))
+    z = scene.z.clone()
+    z[:, network.partition[name].where] += there - here
+    return replace(scene, z=z)
+
+
+def mechanism_of(network: PartitionedVAE, name: str) -> Mechanism:
+    """The mechanism by which a factor acts.
+
+    Raises:
+        InterventionError: The model has no such factor.
+    """
+    for mechanism in MECHANISMS.values():
+        if mechanism.serves(network, name):
+            return mechanism
+    raise InterventionError(f"This model has no factor {name!r}. It has {', '.join(network.factors)}.")
+
+
+# The first that serves a factor acts.
+MECHANISMS: dict[str, Mechanism] = {"scanner": Setting(), "shape": Shape(), "latent": Latent()}

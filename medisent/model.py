@@ -1,0 +1,387 @@
+"""The partitioned VAE: a scan becomes scanner settings, a canonical scan, masks and latents in named blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+from torch.nn.functional import softplus
+
+from medisent.batches import Batch
+from medisent.factors import Factor, Partition, Role
+from medisent.networks import Decoder, Encoder, MaskDecoder, ScannerEncoder
+from medisent.posterior import PartitionedNormal
+from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
+
+SCANNER_FACTORS = ("brightness", "contrast", "bias_field")
+_SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
+# How far settings stray from what the scan's measured scale alone suggests, before anything is learned.
+_SCANNER_SPREAD = torch.tensor([0.25, 0.25, *[0.1] * BIAS_TERMS])
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What a scan's intensities say about the scanner.
+
+    Attributes:
+        batch: The scans.
+        scanner: Estimated settings, for scans of scale one.
+        scale: Standard deviations of these estimates, side by side.
+    """
+
+    batch: Batch
+    scanner: Scanner
+    scale: Float[Tensor, "batch settings"]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A known change of the scanner, and the batch before and after it.
+
+    Attributes:
+        plain: The scans as they are.
+        changed: The scans after the change, divided by their new scale.
+        scanner: What was applied to the plain scans.
+        log_rescale: Logarithm of the scale that was divided out afterwards.
+    """
+
+    plain: Batch
+    changed: Batch
+    scanner: Scanner
+    log_rescale: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """All that a term of the objective may read: one pass of the model over scans whose scanner was changed.
+
+    Attributes:
+        change: What went in; anatomy is encoded from the changed scans.
+        before: The scanner as seen in the scans as they are.
+        after: The scanner as seen in the changed scans.
+        canonical: The changed scans with the scanner removed.
+        q: The posterior over all latents.
+        prior: Their prior, given what is known of each scan.
+        z: One sample of the posterior.
+        readouts: For each factor, the distribution of its (standardised) embedding.
+        likelihood: The distribution of the canonical scan that the latents describe.
+        mask_logits: Soft masks, before the sigmoid; one channel a factor with a mask.
+    """
+
+    change: Change
+    before: Sight
+    after: Sight
+    canonical: Float[Tensor, "batch 1 x y z"]
+    q: PartitionedNormal
+    prior: PartitionedNormal
+    z: Float[Tensor, "batch latents"]
+    readouts: dict[str, Distribution]
+    likelihood: Normal
+    mask_logits: Float[Tensor, "batch shapes x y z"]
+
+    @property
+    def batch(self) -> Batch:
+        """The scans from which anatomy was encoded."""
+        return self.change.changed
+
+
+@dataclass(frozen=True, eq=False)
+class Abduction:
+    """What the model infers from scans when it is not learning: means instead of samples.
+
+    Attributes:
+        sight: The scanner.
+        canonical: The scans with the scanner removed.
+        masks: Soft masks, one channel a factor with a mask.
+        q: The posterior over all latents.
+    """
+
+    sight: Sight
+    canonical: Float[Tensor, "batch 1 x y z"]
+    masks: Float[Tensor, "batch shapes x y z"]
+    q: PartitionedNormal
+
+
+class Head(nn.Module):
+    """From a block to its factor and back: one linear map each way serves every factor type.
+
+    Embeddings are centred and scaled by the training cohort where the type wants it.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__()
+        self.factor = factor
+        self.readout = nn.Linear(factor.size, factor.parameter_size)
+        self.place = nn.Linear(factor.embedding_size, factor.size)
+        self.place_scale = nn.Parameter(torch.full((factor.size,), -0.5))
+        self.register_buffer("centre", torch.zeros(factor.embedding_size))
+        self.register_buffer("spread", torch.ones(factor.embedding_size))
+        with torch.no_grad():
+            nn.init.eye_(self.place.weight)
+            nn.init.zeros_(self.place.bias)
+            nn.init.eye_(self.readout.weight)
+            nn.init.zeros_(self.readout.bias)
+
+    def fit(self, values: Float[Tensor, " scans"]) -> None:
+        """Centre and scale embeddings by these values; unknown ones do not count."""
+        known = values[values.isfinite()]
+        if self.factor.standardised and len(known) > 1:
+            embedding = self.factor.embed(known)
+            self.centre.copy_(embedding.mean(0))
+            self.spread.copy_(embedding.std(0).clamp(min=1e-6))
+
+    def embed(self, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch embedding"]:
+        """Standardised embeddings of values; NaN where a value is unknown."""
+        return (self.factor.embed(value) - self.centre) / self.spread
+
+    def value(self, embedding: Float[Tensor, "batch embedding"]) -> Float[Tensor, " batch"]:
+        """The values that standardised embeddings stand for."""
+        return self.factor.value(embedding * self.spread + self.centre)
+
+    def located(self, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch latents"]:
+        """Where the block lies, on average, at these values."""
+        located: Tensor = self.place(self.embed(value))
+        return located
+
+    def forward(self, block: Float[Tensor, "batch latents"]) -> Distribution:
+        return self.factor.likelihood(self.readout(block))
+
+
+class PartitionedVAE(nn.Module):
+    """A VAE whose latent has a block for each named factor, over scans from which the scanner was removed.
+
+    The scanner's settings are latents too (the nuisance blocks ``brightness``, ``contrast``, ``bias_field``), but
+    reach the scan through the scanner layer, not through the decoder. Anatomy is encoded from the canonical
+    scan alone, so what the layer takes away cannot reach it.
+
+    Arguments:
+        factors: All factors; those named as scanner settings are served by the scanner layer.
+        scanner: Which settings of the scanner vary.
+        shape: Of the grid.
+        voxel_ml: Volume of a grid voxel in mL.
+        width: Channels at half resolution.
+        rest: Latents of the anatomy that no factor names.
+        nuisance_rest: Latents of the nuisance that no factor names.
+    """
+
+    pivot: Tensor
+    reference: Tensor
+    basis: Tensor
+    active: Tensor
+
+    def __init__(
+        self,
+        factors: Sequence[Factor],
+        scanner: Sequence[str],
+        shape: tuple[int, int, int],
+        voxel_ml: float,
+        *,
+        width: int = 16,
+        rest: int = 16,
+        nuisance_rest: int = 2,
+    ) -> None:
+        super().__init__()
+        self.factors = {factor.name: factor for factor in factors}
+        self.scanner_names = tuple(scanner)
+        self.voxel_ml = voxel_ml
+        self.shape = shape
+        self.learned = [f for f in factors if f.name not in self.scanner_names]
+        self.shaped = [f.name for f in self.learned if f.mask]
+        self.partition = self._partition(rest, nuisance_rest)
+        self.code_size = self.partition.size - sum(_SCANNER_SIZES[n] for n in self.scanner_names)
+        self.heads = nn.ModuleDict({f.name: Head(f) for f in self.learned})
+        self.setting_noise = nn.ParameterDict({n: nn.Parameter(torch.tensor(-2.0)) for n in self.scanner_names})
+        self.bias_offset = nn.Parameter(torch.zeros(()))
+        self.scanner_encoder = ScannerEncoder(shape, max(8, width // 2), 2 + BIAS_TERMS)
+        self.encoder = Encoder(shape, 2, width)
+        self.posterior = nn.Sequential(
+            nn.Linear(self.encoder.bottom_size, 128), nn.SiLU(), nn.Linear(128, 2 * self.code_size)
+        )
+        self.mask_decoder = MaskDecoder(self.encoder, max(1, len(self.shaped)))
+        self.decoder = Decoder(self.encoder, self.code_size)
+        self.log_sigma = nn.Parameter(torch.tensor(-2.3))
+        self.register_buffer("pivot", torch.zeros(()))
+        self.register_buffer("reference", torch.zeros(()))
+        self.register_buffer("basis", bias_basis(_unit_grid(shape)), persistent=False)
+        self.register_buffer(
+            "active", torch.cat([torch.full((_SCANNER_SIZES[n],), float(n in scanner)) for n in SCANNER_FACTORS]),
+            persistent=False,
+        )
+
+    def _partition(self, rest: int, nuisance_rest: int) -> Partition:
+        named: dict[Role, list[tuple[str, Role, int]]] = {"anatomy": [], "nuisance": []}
+        for factor in self.learned:
+            named[factor.role].append((factor.name, factor.role, factor.size))
+        return Partition(
+            [
+                *named["anatomy"],
+                ("anatomy_rest", "anatomy", rest),
+                *named["nuisance"],
+                ("nuisance_rest", "nuisance", nuisance_rest),
+                *((n, "nuisance", _SCANNER_SIZES[n]) for n in self.scanner_names),
+            ]
+        )
+
+    # ---- the scanner -------------------------------------------------------------------------------------
+
+    def see(self, batch: Batch) -> Sight:
+        """The scanner's settings behind scans of scale one, and the standard deviations of these estimates."""
+        loc, raw = self.scanner_encoder(batch.scan * batch.coverage, batch.coverage).chunk(2, 1)
+        scanner = Scanner.unstacked(loc * self.active)
+        scanner = Scanner(scanner.log_gain - self.pivot, scanner.log_gamma, scanner.bias)
+        return Sight(batch, scanner, (0.02 + 0.2 * softplus(raw - 1)) * self.active + 1e-6)
+
+    def log_brightness(self, scanner: Scanner, log_scale: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The brightness factor's logarithm: gain times what was divided out, relative to the cohort's reference."""
+        return scanner.log_gain + log_scale - self.reference
+
+    def fit(self, batch: Batch) -> None:
+        """Fix the units: centre and scale of the factors, and what counts as one in brightness and in canonical scans.
+
+        With gains at hand that are the scans' own (the typical tissue then comes out between 0.3 and 1.05), these
+        say what a canonical 1 is. Otherwise the brightest tissue is 1, the mean 99.5th percentile of the scans,
+        and without any gains the cohort's geometric mean has brightness 1.
+        """
+        offsets = batch.log_scale
+        for column, (name, factor) in enumerate(self.factors.items()):
+            if name in self.heads:
+                self.head(name).fit(batch.values[:, column])
+            elif name == "brightness" and bool((batch.values[:, column] > 0).any()):
+                offsets = (batch.log_scale - batch.values[:, column].log())[batch.values[:, column] > 0]
+        offset = offsets.mean()
+        brightest = torch.stack([torch.quantile(s[s > 0.2][:: max(1, s.numel() // 65536)], 0.995) for s in batch.scan])
+        own = "brightness" in self.factors and len(offsets) > 0 and 0.3 < float(offset.exp()) < 1.05
+        self.pivot.copy_(offset if own and offsets is not batch.log_scale else -brightest.log().mean())
+        self.reference.copy_(offset - self.pivot)
+
+    def head(self, name: str) -> Head:
+        """The head of a factor that is not a scanner setting."""
+        head = self.heads[name]
+        assert isinstance(head, Head)
+        return head
+
+    # ---- anatomy -----------------------------------------------------------------------------------------
+
+    def canonical(
+        self, scan: Float[Tensor, "batch 1 x y z"], scanner: Scanner, coverage: Float[Tensor, "batch 1 x y z"]
+    ) -> Float[Tensor, "batch 1 x y z"]:
+        """Scans of scale one with the scanner removed; zero outside the field of view, never above three."""
+        return scanner.remove(scan, self.basis).clamp(max=3) * coverage
+
+    def volumes(self, mask_logits: Float[Tensor, "batch shapes x y z"]) -> Float[Tensor, "batch shapes"]:
+        """Volumes of the soft masks in mL."""
+        return mask_logits.sigmoid().sum((2, 3, 4)) * self.voxel_ml
+
+    def _posterior(
+        self, features: list[Tensor], volumes: Float[Tensor, "batch shapes"], sight: Sight
+    ) -> PartitionedNormal:
+        """The blocks side by side. A factor with a mask has its block placed by the mask's volume and nothing else."""
+        loc, raw = self.posterior(features[-1].flatten(1)).chunk(2, 1)
+        scale = softplus(raw - 1) + 1e-3
+        for index, name in enumerate(self.shaped):
+            where = self.partition[name].where
+            placed = self.head(name).located(volumes[:, index])
+            loc = torch.cat([loc[:, : where.start], placed, loc[:, where.stop :]], 1)
+        settings = self.settings(sight)
+        wanted = self.active > 0
+        return PartitionedNormal(
+            torch.cat([loc, settings[:, wanted]], 1), torch.cat([scale, sight.scale[:, wanted]], 1), self.partition
+        )
+
+    def settings(self, sight: Sight) -> Float[Tensor, "batch settings"]:
+        """The scanner's latents: log brightness, log exponent, bias coefficients."""
+        brightness = self.log_brightness(sight.scanner, sight.batch.log_scale)
+        return torch.cat([brightness[:, None], sight.scanner.stacked()[:, 1:]], 1)
+
+    def prior(self, batch: Batch) -> PartitionedNormal:
+        """The prior over all latents, given the factors that are known of each scan; standard normal elsewhere.
+
+        References:
+            DIVA: Domain Invariant Variational Autoencoders (Ilse, Tomczak, Louizos, Welling, 2020)
+        """
+        loc = torch.zeros(len(batch), self.partition.size, device=batch.scan.device)
+        scale = torch.ones_like(loc)
+        for column, (name, _) in enumerate(self.factors.items()):
+            if name not in self.heads:
+                continue
+            head, where = self.head(name), self.partition[name].where
+            known = batch.values[:, column].isfinite()
+            if known.any():
+                loc[known, where] = head.located(batch.values[known, column])
+                scale[known, where] = softplus(head.place_scale).expand(int(known.sum()), -1)
+        settings = self.scanner_prior(len(batch))
+        wanted = self.active > 0
+        loc[:, self.code_size :] = settings.loc[:, wanted]
+        scale[:, self.code_size :] = settings.scale[:, wanted]
+        if "brightness" in self.scanner_names:
+            loc[:, self.partition["brightness"].start] += batch.log_scale - self.reference
+        return PartitionedNormal(loc, scale, self.partition)
+
+    def scanner_prior(self, batch: int) -> Normal:
+        """The prior over the settings of scanners, for scans of scale one."""
+        loc = torch.zeros(batch, 2 + BIAS_TERMS, device=self.pivot.device)
+        loc[:, 0] = -self.pivot
+        return Normal(loc, _SCANNER_SPREAD.to(loc.device).expand_as(loc))
+
+    def readouts(self, z: Float[Tensor, "batch latents"]) -> dict[str, Distribution]:
+        """For each factor, the distribution of its (standardised) embedding that these latents describe."""
+        found: dict[str, Distribution] = {name: self.head(name)(z[:, self.partition[name].where]) for name in self.heads}
+        for name in self.scanner_names:
+            block = z[:, self.partition[name].where]
+            loc = block[:, 0] if name != "bias_field" else (bias_strength(block) + 1e-6).log() + self.bias_offset
+            found[name] = Normal(loc, softplus(self.setting_noise[name]).expand_as(loc) + 1e-3)
+        return found
+
+    def embed(self, name: str, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch embedding"]:
+        """Values in the coordinates of the factor's readout; logarithms for the settings of the scanner."""
+        return self.head(name).embed(value) if name in self.heads else value.clamp(min=1e-30).log()[:, None]
+
+    def value(self, name: str, embedding: Float[Tensor, "batch embedding"]) -> Float[Tensor, " batch"]:
+        """The inverse of ``embed``."""
+        return self.head(name).value(embedding) if name in self.heads else embedding[:, 0].exp()
+
+    def decode(self, z: Float[Tensor, "batch latents"]) -> Normal:
+        """The distribution of canonical scans that these latents describe; settings of the scanner play no part."""
+        mean = self.decoder(z[:, : self.code_size])
+        return Normal(mean, self.log_sigma.exp().expand_as(mean))
+
+    def forward(self, change: Change) -> Draw:
+        before, after = self.see(change.plain), self.see(change.changed)
+        canonical, features, mask_logits = self._anatomy(after)
+        q = self._posterior(features, self.volumes(mask_logits), after)
+        z = q.rsample()
+        # Labels of the scanner's factors belong to the scans as they are.
+        seen = self.settings(before) + before.scale * torch.randn_like(before.scale)
+        readouts = self.readouts(torch.cat([z[:, : self.code_size], seen[:, self.active > 0]], 1))
+        return Draw(
+            change, before, after, canonical, q, self.prior(change.changed), z, readouts, self.decode(z), mask_logits
+        )
+
+    def abduct(self, batch: Batch) -> Abduction:
+        """What the model infers from scans."""
+        sight = self.see(batch)
+        canonical, features, mask_logits = self._anatomy(sight)
+        return Abduction(
+            sight, canonical, mask_logits.sigmoid(), self._posterior(features, self.volumes(mask_logits), sight)
+        )
+
+    def _anatomy(self, sight: Sight) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The canonical scans, the encoder's features and the mask logits."""
+        # Anatomy must not steer the scanner's estimate: what anatomy would like to see is not what the scanner did.
+        still = Scanner.unstacked(sight.scanner.stacked().detach())
+        canonical = self.canonical(sight.batch.scan, still, sight.batch.coverage)
+        features = self.encoder(torch.cat([canonical, sight.batch.coverage], 1))
+        return canonical, features, self.mask_decoder(features)
+
+
+def _unit_grid(shape: tuple[int, int, int]) -> Float[Tensor, "3 x y z"]:
+    """Coordinates of voxel centres, from -1 to 1 between the grid's outer edges."""
+    axes = [(torch.arange(side) + 0.5) * 2 / side - 1 for side in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))

@@ -1,0 +1,185 @@
+"""The networks: what turns voxels into features, features into masks and latents into scans. Know no factor and no file.
+
+All of them work on the grid halved by a space-to-depth step, at an eighth of the cost of full-resolution
+convolutions; the last layer convolves before it goes back to full resolution. Any grid shape is padded to fit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from monai.networks.blocks.convolutions import Convolution, ResidualUnit
+from monai.networks.blocks.upsample import UpSample
+from monai.networks.utils import pixelshuffle, pixelunshuffle
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+# Group normalisation would hide brightness and contrast, so only networks that see canonical scans have it.
+_NORM = ("group", {"num_groups": 4})
+_ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.1})
+
+
+class Encoder(nn.Module):
+    """Features of a scan at every resolution, from half of the grid's down to a few voxels.
+
+    Arguments:
+        shape: Of the grid.
+        channels: Of the input.
+        width: Channels at half resolution; twice as many at each coarser one, up to four times.
+        normalised: Whether features are group-normalised.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], channels: int, width: int, *, normalised: bool = True) -> None:
+        super().__init__()
+        self.shape = shape
+        self.levels = max(1, round(math.log2(max(shape) / 8)))
+        self.padded = padded_shape(shape, self.levels)
+        self.widths = [min(4, 2**level) * width for level in range(self.levels + 1)]
+        norm = _NORM if normalised else None
+        self.stem = Convolution(3, channels * 8, width, kernel_size=3, act=_ACT, norm=norm)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                Convolution(3, fine, coarse, strides=2, kernel_size=3, act=_ACT, norm=norm),
+                ResidualUnit(3, coarse, coarse, subunits=2, kernel_size=3, act=_ACT, norm=norm),
+            )
+            for fine, coarse in zip(self.widths, self.widths[1:], strict=False)
+        )
+
+    @property
+    def bottom(self) -> tuple[int, int, int]:
+        """Shape of the coarsest features."""
+        x, y, z = (side // 2 ** (self.levels + 1) for side in self.padded)
+        return x, y, z
+
+    @property
+    def bottom_size(self) -> int:
+        """Numbers in the coarsest features."""
+        return self.widths[-1] * math.prod(self.bottom)
+
+    def forward(self, image: Float[Tensor, "batch channels x y z"]) -> list[Float[Tensor, "batch _ _ _ _"]]:
+        features = [self.stem(pixelunshuffle(fitted(image, self.padded), 3, 2))]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features
+
+
+class MaskDecoder(nn.Module):
+    """Logits of soft masks from an encoder's features, with skip connections (a U-Net's way up).
+
+    References:
+        U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger, Fischer, Brox, 2015)
+    """
+
+    def __init__(self, encoder: Encoder, masks: int) -> None:
+        super().__init__()
+        self.shape = encoder.shape
+        widths = encoder.widths
+        self.rises = nn.ModuleList(
+            UpSample(3, coarse, fine, scale_factor=2, mode="deconv")
+            for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
+        self.joins = nn.ModuleList(
+            Convolution(3, 2 * fine, fine, kernel_size=3, act=_ACT, norm=_NORM) for fine in widths[-2::-1]
+        )
+        self.last = nn.Conv3d(widths[0], masks * 8, kernel_size=3, padding=1)
+
+    def forward(self, features: list[Float[Tensor, "batch _ _ _ _"]]) -> Float[Tensor, "batch masks x y z"]:
+        current = features[-1]
+        for rise, join, skip in zip(self.rises, self.joins, features[-2::-1], strict=True):
+            current = join(torch.cat([rise(current), skip], 1))
+        return fitted(pixelshuffle(self.last(current), 3, 2), self.shape)
+
+
+class Decoder(nn.Module):
+    """A scan from latents: linear, then up to half resolution, then depth-to-space."""
+
+    def __init__(self, encoder: Encoder, latents: int) -> None:
+        super().__init__()
+        self.shape = encoder.shape
+        self.bottom = encoder.bottom
+        widths = encoder.widths
+        self.first = nn.Linear(latents, encoder.bottom_size)
+        self.rises = nn.ModuleList(
+            nn.Sequential(
+                UpSample(3, coarse, fine, scale_factor=2, mode="deconv"),
+                Convolution(3, fine, fine, kernel_size=3, act=_ACT, norm=_NORM),
+            )
+            for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
+        self.last = nn.Conv3d(widths[0], 8, kernel_size=3, padding=1)
+
+    def forward(self, latents: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch 1 x y z"]:
+        current = self.first(latents).reshape(len(latents), -1, *self.bottom)
+        for rise in self.rises:
+            current = rise(current)
+        return fitted(pixelshuffle(self.last(current), 3, 2), self.shape)
+
+
+class Perceptron(nn.Module):
+    """A network of two linear maps with a rectifier between."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+
+    def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
+        outputs: Tensor = self.layers(inputs)
+        return outputs
+
+
+class ScannerEncoder(nn.Module):
+    """Settings of the scanner from how intensities are spread (quantiles) and where (a small encoder without norms).
+
+    Arguments:
+        shape: Of the grid.
+        width: Of the encoder.
+        settings: How many numbers to estimate; as many log standard deviations follow them.
+    """
+
+    QUANTILES = 32
+
+    def __init__(self, shape: tuple[int, int, int], width: int, settings: int) -> None:
+        super().__init__()
+        coarse = tuple(max(8, -(-side // 2)) for side in shape)
+        self.encoder = Encoder((coarse[0], coarse[1], coarse[2]), 2, width, normalised=False)
+        self.head = Perceptron(self.encoder.bottom_size + self.QUANTILES, 128, 2 * settings)
+        last = self.head.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.bias)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+
+    def forward(
+        self, scan: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
+    ) -> Float[Tensor, "batch outputs"]:
+        coarse = interpolate(torch.cat([scan, coverage], 1), self.encoder.shape, mode="area")
+        spread = torch.cat([tissue_quantiles(s, self.QUANTILES) for s in scan])
+        outputs: Tensor = self.head(torch.cat([self.encoder(coarse)[-1].flatten(1), spread], 1))
+        return outputs
+
+
+def tissue_quantiles(scan: Float[Tensor, "1 x y z"], count: int) -> Float[Tensor, "1 count"]:
+    """Quantiles, evenly spaced, of the intensities above a fifth of the scan's scale (1 after normalisation)."""
+    tissue = scan[scan > 0.2]
+    if tissue.numel() < count:
+        tissue = scan.flatten()
+    levels = torch.linspace(0.01, 0.99, count, device=scan.device)
+    return torch.quantile(tissue[:: max(1, tissue.numel() // 4096)], levels)[None]
+
+
+def padded_shape(shape: tuple[int, int, int], levels: int) -> tuple[int, int, int]:
+    """The smallest shape at least as large that can be halved ``levels + 1`` times."""
+    step = 2 ** (levels + 1)
+    x, y, z = (-(-side // step) * step for side in shape)
+    return x, y, z
+
+
+def fitted(image: Float[Tensor, "batch channels _ _ _"], shape: tuple[int, int, int]) -> Float[Tensor, "batch channels x y z"]:
+    """The image padded with zeros, or cropped, about its centre."""
+    margins: list[int] = []
+    for have, want in zip(reversed(image.shape[2:]), reversed(shape), strict=True):
+        before = (want - have) // 2
+        margins += [before, want - have - before]
+    return pad(image, margins)

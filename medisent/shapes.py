@@ -1,0 +1,186 @@
+"""How a structure with a soft outline grows or shrinks to a wanted volume, and what the scan shows then. Knows no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.optimize import brentq
+
+# Sub-voxels along each axis: outlines move by fractions of a voxel.
+_FINE = 3
+# Depths, in voxels, at which a structure's intensity is described; sparser further down.
+_KNOTS = (0.5, 1.0, 1.5, 2.5, 4.0, 7.0, 12.0, 20.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A soft mask as a surface that can be moved.
+
+    Attributes:
+        distance: Signed distance to the surface at sub-voxels, in voxels; negative inside.
+        voxel_ml: Volume of a voxel in mL.
+    """
+
+    distance: Float[np.ndarray, "fx fy fz"]
+    voxel_ml: float
+
+    @classmethod
+    def of(cls, mask: Float[np.ndarray, "x y z"], voxel_ml: float) -> Outline:
+        """The surface that encloses as much as the soft mask does; its level is chosen for that.
+
+        Raises:
+            ValueError: The mask holds less than an eighth of a voxel.
+        """
+        volume = float(mask.sum())
+        if volume < 1 / 8:
+            raise ValueError("The mask is empty.")
+        fine = zoom(mask, _FINE, order=1, mode="nearest", grid_mode=True)
+        ranked = np.sort(fine, axis=None)[::-1]
+        inside = fine >= max(float(ranked[min(round(volume * _FINE**3), ranked.size) - 1]), 1e-3)
+        outer = distance_transform_edt(~inside) - 0.5
+        inner = distance_transform_edt(inside) - 0.5
+        distance = np.where(inside, -inner, outer) / _FINE
+        return cls(gaussian_filter(distance, 0.7).astype(np.float32), voxel_ml)
+
+    def mask(self, offset: float) -> Float[np.ndarray, "x y z"]:
+        """The soft mask after the surface has moved outwards by ``offset`` voxels."""
+        return _coarse(np.clip(0.5 - (self.distance - offset) * _FINE, 0, 1))
+
+    def volume(self, offset: float) -> float:
+        """Volume in mL after the surface has moved outwards by ``offset`` voxels."""
+        return float(self.mask(offset).sum(dtype=np.float64)) * self.voxel_ml
+
+    def offset_for(self, change_ml: float) -> float:
+        """How far the surface has to move, in voxels, for the volume to change by so much; as far as it can, at most."""
+        goal = self.volume(0.0) + change_ml
+        low, high = float(self.distance.min()) - 1, float(self.distance.max()) + 1
+        if goal <= self.volume(low):
+            return low
+        if goal >= self.volume(high):
+            return high
+        return float(brentq(lambda offset: self.volume(offset) - goal, low, high, xtol=1e-4))
+
+
+@dataclass(frozen=True, eq=False)
+class Regrowth:
+    """What comes of a structure's new volume.
+
+    Attributes:
+        image: What the image gains, voxel by voxel; zero where nothing changes.
+        mask: The structure's soft mask afterwards.
+    """
+
+    image: Float[np.ndarray, "x y z"]
+    mask: Float[np.ndarray, "x y z"]
+
+
+def regrown(
+    image: Float[np.ndarray, "x y z"], mask: Float[np.ndarray, "x y z"], change_ml: float, voxel_ml: float
+) -> Regrowth:
+    """The image and the mask when the structure under a soft mask changes its volume by so many mL.
+
+    The surface moves along its normals. The tissue inside is described by its intensity as a function of depth below
+    the surface, fitted through the partial volumes of the voxels, and rendered again below the moved surface: a rim
+    stays a rim of its thickness. Outside, the surrounding tissue is continued to where it comes to light. What the
+    description misses of the image stays in place.
+
+    Raises:
+        ValueError: The mask is empty.
+    """
+    total = float(mask.sum()) * voxel_ml
+    reach = (3 * (total + abs(change_ml)) / voxel_ml) ** (1 / 3)
+    box = _box(mask, margin=int(np.ceil(min(reach, 2 + abs(change_ml) / voxel_ml))) + 4)
+    part, outline = image[box], Outline.of(mask[box], voxel_ml)
+    offset = outline.offset_for(change_ml)
+    profile = Profile.of(part, outline)
+    change, moved = np.zeros_like(image), mask.copy()
+    change[box] = profile.rendered(offset) - profile.rendered(0.0)
+    change[np.abs(change) < 1e-6] = 0
+    moved[box] = np.clip(mask[box] + outline.mask(offset) - outline.mask(0.0), 0, 1)
+    return Regrowth(change, moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """A structure as intensities at depths below its surface, over the tissue around it.
+
+    Attributes:
+        outline: Its surface.
+        around: The surrounding tissue, continued to where the structure is.
+        depths: Knots, in voxels.
+        levels: Intensity at each knot, linear between them.
+    """
+
+    outline: Outline
+    around: Float[np.ndarray, "x y z"]
+    depths: Float[np.ndarray, " knots"]
+    levels: Float[np.ndarray, " knots"]
+
+    @classmethod
+    def of(cls, image: Float[np.ndarray, "x y z"], outline: Outline) -> Profile:
+        """The profile that explains the image best, by least squares; smooth where the image does not say."""
+        inside = outline.mask(0.0)
+        around = np.where(inside > 0.02, _continued(image, np.clip(1 - 1.5 * inside, 0, 1) ** 2), image)
+        deepest = max(1.0, -float(outline.distance.min()))
+        depths = np.array([0.0, *(knot for knot in _KNOTS if knot < deepest + 0.5)])
+        chosen = inside > 0.02
+        parts = np.stack([part[chosen] for part in _by_depth(outline, 0.0, depths)], axis=1)
+        mean = float((image * inside**2).sum() / (inside**2).sum())
+        unexplained = (image - (1 - inside) * around)[chosen] - parts.sum(axis=1) * mean
+        smooth = 0.35 * np.diff(np.eye(len(depths)), axis=0)
+        system = np.vstack([parts, smooth, 0.05 * np.eye(len(depths))])
+        wanted = np.concatenate([unexplained, np.zeros(2 * len(depths) - 1)])
+        levels = np.linalg.lstsq(system, wanted, rcond=None)[0] + mean
+        return cls(outline, around, depths, levels.clip(min=0))
+
+    def rendered(self, offset: float) -> Float[np.ndarray, "x y z"]:
+        """The image after the surface has moved outwards by ``offset`` voxels."""
+        image = (1 - self.outline.mask(offset)) * self.around
+        for level, part in zip(self.levels, _by_depth(self.outline, offset, self.depths), strict=True):
+            image += level * part
+        return image
+
+
+def _by_depth(
+    outline: Outline, offset: float, depths: Float[np.ndarray, " knots"]
+) -> list[Float[np.ndarray, "x y z"]]:
+    """For each knot, how much of each voxel lies inside the surface and near that depth; together the soft mask."""
+    fine = outline.distance - offset
+    inside = np.clip(0.5 - fine * _FINE, 0, 1)
+    hats = np.eye(len(depths))
+    return [_coarse(inside * np.interp(-fine, depths, hat)) for hat in hats]
+
+
+def _box(mask: Float[np.ndarray, "x y z"], margin: int) -> tuple[slice, slice, slice]:
+    """Where the mask is, and a margin around it."""
+    seen = [np.flatnonzero((mask > 0.01).any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = (
+        slice(max(0, int(s[0]) - margin), int(s[-1]) + margin + 1) if len(s) else slice(None) for s in seen
+    )
+    return x, y, z
+
+
+def _coarse(fine: Float[np.ndarray, "fx fy fz"]) -> Float[np.ndarray, "x y z"]:
+    x, y, z = (side // _FINE for side in fine.shape)
+    means: np.ndarray = fine.reshape(x, _FINE, y, _FINE, z, _FINE).mean((1, 3, 5))
+    return means
+
+
+def _continued(image: Float[np.ndarray, "x y z"], weight: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
+    """The image where it has weight, continued smoothly into where it has none.
+
+    References:
+        Normalized and Differential Convolution (Knutsson, Westin, 1993)
+    """
+    result = np.zeros_like(image, dtype=np.float64)
+    missing = np.ones_like(result)
+    for sigma in (0.5, 1.0, 2.0, 4.0, 16.0):
+        total = gaussian_filter(weight.astype(np.float64), sigma, mode="nearest")
+        mean = gaussian_filter((image * weight).astype(np.float64), sigma, mode="nearest") / np.maximum(total, 1e-9)
+        trust = np.clip(total / 0.2, 0, 1) if sigma < 16 else np.ones_like(total)
+        result += missing * trust * mean
+        missing = missing * (1 - trust)
+    return result
