@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless, generate_uid
@@ -148,6 +149,16 @@ def test_an_enhanced_image_is_one_volume(tmp_path):
         z = np.arange(SHAPE[2])
         assert np.array_equal(volume.voxels, voxels() * (0.5 + z) - z)
         assert np.allclose(volume.affine, ras(), atol=1e-6)
+
+
+def test_files_of_old_scanners_without_preamble_are_read(tmp_path):
+    folder = write_series(tmp_path / "series")
+    for path in folder.iterdir():
+        ds = dcmread(path)
+        ds.file_meta, ds.preamble = FileMetaDataset(), None
+        ds.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    assert np.array_equal(formats.read(folder).voxels, voxels())
 
 
 def test_what_is_no_image_in_a_folder_is_passed_over(tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -393,6 +394,13 @@ def test_a_sheared_scan_without_header_is_written_without_a_qform(tmp_path, scan
     again = formats.read(tmp_path / "scan.nii")
     assert np.allclose(again.affine, sheared.affine, atol=1e-5)
     assert again.remarks == ()
+
+
+def test_a_volume_that_was_moved_does_not_fall_back_to_the_place_it_was_read_from(tmp_path):
+    volume = formats.read(save(tmp_path / "scan.nii", values("<i2")))
+    moved = Geometry(volume.affine + np.outer([1, 0, 0, 0], [0, 0, 0, 5.0]), volume.geometry.shape)
+    formats.write(replace(volume, geometry=moved), tmp_path / "out.nii", description="")
+    assert np.allclose(formats.read(tmp_path / "out.nii").affine, moved.affine, atol=1e-5)
 
 
 def test_the_same_scan_gives_the_same_bytes(tmp_path, scan):

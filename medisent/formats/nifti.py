@@ -21,7 +21,7 @@ from medisent.errors import FormatError, UsageError
 from medisent.files import whole_file
 from medisent.formats.checks import check_volume, refuse_size, refuse_types
 from medisent.formats.space import geometry_of, header_for, kept_header
-from medisent.volumes import Volume
+from medisent.volumes import Header, Volume
 
 _KINDS: dict[tuple[int, bytes], Callable[..., Nifti1Header]] = {
     (348, b"n+1\0"): Nifti1Header,
@@ -259,14 +259,24 @@ def _storable(voxels: Num[np.ndarray, "x y z"]) -> np.dtype:
 
 
 def _fresh_header(volume: Volume, dtype: np.dtype) -> Nifti1Header:
+    """A header from zero with the place that was kept, as long as it is still the volume's, else the geometry's."""
     kept = volume.header
-    header: Nifti1Header = Nifti2Header(endianness="<") if _needs_nifti2(volume) else Nifti1Header(endianness="<")
+    if kept is not None:
+        header = _header_with(kept, volume, dtype)
+        place, _ = geometry_of(header, volume.geometry.shape, Path("the header"))
+        if np.allclose(place.affine, volume.affine, rtol=1e-5, atol=1e-3):
+            return header
+    return _header_with(header_for(volume.geometry), volume, dtype)
+
+
+def _header_with(kept: Header, volume: Volume, dtype: np.dtype) -> Nifti1Header:
+    double = _needs_double(kept) if volume.header is kept else False
+    large = max(volume.voxels.shape) > np.iinfo(np.int16).max
+    header: Nifti1Header = Nifti2Header(endianness="<") if double or large else Nifti1Header(endianness="<")
     header.set_data_dtype(dtype)
     header.set_data_shape(volume.voxels.shape)
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["vox_offset"] = int(header["sizeof_hdr"]) + 4
-    if kept is None:
-        kept = header_for(volume.geometry)
     if kept.sform is not None:
         header.set_sform(kept.sform, kept.sform_code)
     if kept.qform is not None:
@@ -279,13 +289,8 @@ def _fresh_header(volume: Volume, dtype: np.dtype) -> Nifti1Header:
     return header
 
 
-def _needs_nifti2(volume: Volume) -> bool:
-    """Whether the shape, or a number of a header in double precision, does not fit into NIfTI-1."""
-    if max(volume.voxels.shape) > np.iinfo(np.int16).max:
-        return True
-    kept = volume.header
-    if kept is None:
-        return False
+def _needs_double(kept: Header) -> bool:
+    """Whether a number of the header does not fit into NIfTI-1, which has single precision."""
     numbers = [array.ravel() for array in (kept.sform, kept.quaternion, kept.pixdim) if array is not None]
     return any(not np.array_equal(array, array.astype(np.float32)) for array in numbers)
 
