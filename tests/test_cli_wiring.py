@@ -82,7 +82,7 @@ def told(monkeypatch):
         return scan
 
     fake("medisent.training", train=note("train"), dry_run=note("dry_run", {"parameters": 12}))
-    fake("medisent.checkpoints", find_model=find_model, load=note("load", FakeModel()), read_card=lambda path: {"n": 3})
+    fake("medisent.checkpoints", find_model=find_model, load=note("load", FakeModel()))
     fake("medisent.evaluation", evaluate=note("evaluate", SimpleNamespace(save=save)))
     fake("medisent.counterfactuals", parse_wish=parse_wish, counterfactual=counterfactual)
     return told
@@ -209,11 +209,32 @@ def test_a_scan_that_is_not_there_is_refused(command, scan, told, capsys):
     assert json.loads(said.out)["error"]["code"] == "format"
 
 
-def test_a_card_is_told_in_lines_and_as_an_object(told, capsys):
-    assert main(["info", "a"]) == 0
-    assert "n: 3" in capsys.readouterr().out
-    assert main(["info", "a", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"schema": 1, "model": "a", "n": 3}
+def test_a_card_is_told_in_lines_and_as_an_object(tmp_path, capsys):
+    from medisent.checkpoints import Card, FactorCard, build_model, save_model
+    from medisent.config import parse_study
+
+    text = '[cohort]\ntable = "a.tsv"\n[grid]\nspacing_mm = 4\nshape = [8, 8, 8]\n[network]\nwidth = 8\nrest = 2\n'
+    text += '[[factors]]\nname = "tumour"\nrole = "anatomy"\nkind = "positive"\nunit = "mL"\ncolumn = "t"\n'
+    study = parse_study(text, "study.toml")
+    seen = FactorCard((1.0,) * 101, 1.5, 42.0, 1.6, 12)
+    card = Card({"tumour": seen}, 0.9, 70, 60, 800, (0.1,), (1.0,), (0.0,), ((1.0,),), {"tumour_r2": 0.9})
+    save_model(study, build_model(study), card, tmp_path / "model.safetensors")
+    assert main(["info", str(tmp_path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["trained_on"] == {"scans": 70, "subjects": 60, "steps": 800}
+    assert said["factors"][0]["name"] == "tumour"
+    assert (said["factors"][0]["low"], said["factors"][0]["high"], said["factors"][0]["unit"]) == (1.5, 42.0, "mL")
+    assert "brightness" in [factor["name"] for factor in said["factors"]]
+    assert main(["info", str(tmp_path)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert {"scans: 70", "- name: tumour", "high: 42.0"} <= set(lines)
+
+
+def test_without_any_model_info_says_how_to_get_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDISENT_MODEL", raising=False)
+    assert main(["info"]) == 3
+    assert "medisent train" in capsys.readouterr().err
 
 
 def test_the_demo_goes_the_whole_way_and_names_the_report(tmp_path, told, capsys):

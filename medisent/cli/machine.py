@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from medisent import __version__
 from medisent.cli.options import Debug, Json, Quiet
 from medisent.cli.output import Output, table
 from medisent.errors import MachineError
+
+if TYPE_CHECKING:
+    from medisent.checkpoints import Trained
 
 _NEEDED_GB = 4.0
 _NEEDED_DISK_GB = 2.0
@@ -71,11 +74,33 @@ def info(
 
     What it was trained on, its factors and their ranges, how well it does.
     """
-    from medisent.checkpoints import find_model, read_card
+    from medisent.checkpoints import find_model, load_model
 
     path = find_model(model)
-    card = read_card(path)
+    card = _card_of(load_model(path))
     Output(as_json, quiet).result({"schema": 1, "model": path, **card}, [f"Model: {path}", *_card_lines(card)])
+
+
+def _card_of(trained: Trained) -> dict[str, Any]:
+    """What is known of a model, as plain values."""
+    from medisent.checkpoints import study_factors
+
+    study, card = trained.study, trained.card
+    factors = []
+    for factor in study_factors(study):
+        said = {"name": factor.name, "role": factor.role, "kind": factor.kind, "unit": factor.unit}
+        seen = card.factors.get(factor.name)
+        if seen is not None:
+            said |= {"low": seen.low, "high": seen.high, "calibrated_on_subjects": seen.calibrated}
+        factors.append(said)
+    return {
+        "trained_on": {"scans": card.scans, "subjects": card.subjects, "steps": card.steps},
+        "grid": {"spacing_mm": study.grid.spacing_mm, "shape": list(study.grid.shape)},
+        "factors": factors,
+        "interval_level": card.level,
+        "validation": dict(card.figures),
+        "sha256": trained.digest,
+    }
 
 
 def _parts() -> tuple[dict[str, str], list[str]]:
