@@ -88,7 +88,7 @@ def _card_of(trained: Trained) -> dict[str, Any]:
     study, card = trained.study, trained.card
     factors = []
     for factor in study_factors(study):
-        said = {"name": factor.name, "role": factor.role, "kind": factor.kind, "unit": factor.unit}
+        said: dict[str, Any] = {"name": factor.name, "role": factor.role, "kind": factor.kind, "unit": factor.unit}
         seen = card.factors.get(factor.name)
         if seen is not None:
             said |= {"low": seen.low, "high": seen.high, "calibrated_on_subjects": seen.calibrated}
