@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medisent import metrics as metrics
-    from medisent.checkpoints import load as load
     from medisent.errors import MedisentError as MedisentError
     from medisent.formats import read as read
+    from medisent.models import load as load
 
 __version__ = "0.1.0"
 __all__ = ["MedisentError", "__version__", "load", "metrics", "read"]
 
 _HOMES = {
     "MedisentError": ("medisent.errors", "MedisentError"),
-    "load": ("medisent.checkpoints", "load"),
+    "load": ("medisent.models", "load"),
     "metrics": ("medisent.metrics", None),
     "read": ("medisent.formats", "read"),
 }

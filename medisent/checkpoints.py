@@ -7,7 +7,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from medisent.model import SCANNER_FACTORS, PartitionedVAE
 
 SCHEMA = 1
 MODEL_FILE = "model.safetensors"
+STUDY_FILE = "study.toml"
 _HEADER_LIMIT = 16 << 20
 
 
@@ -124,7 +125,9 @@ def save_model(study: Study, network: PartitionedVAE, card: Card, path: Path) ->
         MachineError: It cannot be written.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    header = {"schema": str(SCHEMA), "kind": "medisent model", "study": dump_study(study), "card": json.dumps(asdict(card))}
+    # Where the table lies is nobody's business but the run folder's.
+    told = replace(study, cohort=replace(study.cohort, table=Path(study.cohort.table.name)))
+    header = {"schema": str(SCHEMA), "kind": "medisent model", "study": dump_study(told), "card": json.dumps(asdict(card))}
     save_tensors(weights, header, path)
 
 
@@ -145,7 +148,19 @@ def load_model(path: Path, device: str = "cpu") -> Trained:
             f"{path} is a medisent model, but its study, card and weights do not fit together. Train it anew."
         ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Trained(study, network.to(device).eval(), card, digest)
+    return Trained(_located(study, path.parent), network.to(device).eval(), card, digest)
+
+
+def _located(study: Study, run: Path) -> Study:
+    """The study with its table where the run folder says that it lies, if the model still is in its run folder."""
+    resolved = run / STUDY_FILE
+    if not resolved.is_file():
+        return study
+    try:
+        table = parse_study(resolved.read_text(encoding="utf-8"), STUDY_FILE).cohort.table
+    except (MedisentError, UnicodeDecodeError):
+        return study
+    return replace(study, cohort=replace(study.cohort, table=table))
 
 
 def find_model(name: str | Path | None = None) -> Path:
@@ -219,6 +234,6 @@ def _card(found: dict[str, Any]) -> Card:
         for name, entry in found.pop("factors").items()
     }
     precision = tuple(tuple(row) for row in found.pop("precision"))
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-    return Card(factors=factors, precision=precision, **lists)
+    rest: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    return Card(factors=factors, precision=precision, **rest)
 

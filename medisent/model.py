@@ -204,7 +204,7 @@ class PartitionedVAE(nn.Module):
         self.posterior = nn.Sequential(
             nn.Linear(self.encoder.bottom_size, 128), nn.SiLU(), nn.Linear(128, 2 * self.code_size)
         )
-        self.mask_decoder = MaskDecoder(self.encoder, max(1, len(self.shaped)))
+        self.mask_decoder = MaskDecoder(self.encoder, 2, max(1, len(self.shaped)))
         self.decoder = Decoder(self.encoder, self.code_size)
         self.log_sigma = nn.Parameter(torch.tensor(-2.3))
         self.register_buffer("pivot", torch.zeros(()))
@@ -377,8 +377,9 @@ class PartitionedVAE(nn.Module):
         # Anatomy must not steer the scanner's estimate: what anatomy would like to see is not what the scanner did.
         still = Scanner.unstacked(sight.scanner.stacked().detach())
         canonical = self.canonical(sight.batch.scan, still, sight.batch.coverage)
-        features = self.encoder(torch.cat([canonical, sight.batch.coverage], 1))
-        return canonical, features, self.mask_decoder(features)
+        image = torch.cat([canonical, sight.batch.coverage], 1)
+        features = self.encoder(image)
+        return canonical, features, self.mask_decoder(features, image)
 
 
 def _unit_grid(shape: tuple[int, int, int]) -> Float[Tensor, "3 x y z"]:

@@ -66,30 +66,40 @@ class Encoder(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Logits of soft masks from an encoder's features, with skip connections (a U-Net's way up).
+    """Logits of soft masks from an encoder's features, with skip connections up to the voxels themselves.
+
+    It begins by saying that a voxel is in no mask; structures are small, and unlearning "perhaps everywhere" takes long.
 
     References:
         U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger, Fischer, Brox, 2015)
     """
 
-    def __init__(self, encoder: Encoder, masks: int) -> None:
+    def __init__(self, encoder: Encoder, channels: int, masks: int) -> None:
         super().__init__()
-        self.shape = encoder.shape
+        self.shape, self.padded = encoder.shape, encoder.padded
         widths = encoder.widths
         self.rises = nn.ModuleList(
             UpSample(3, coarse, fine, scale_factor=2, mode="deconv")
             for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
         self.joins = nn.ModuleList(
-            Convolution(3, 2 * fine, fine, kernel_size=3, act=_ACT, norm=_NORM) for fine in widths[-2::-1]
+            nn.Sequential(
+                Convolution(3, 2 * fine, fine, kernel_size=3, act=_ACT, norm=_NORM),
+                ResidualUnit(3, fine, fine, subunits=1, kernel_size=3, act=_ACT, norm=_NORM),
+            )
+            for fine in widths[-2::-1]
         )
-        self.last = nn.Conv3d(widths[0], masks * 8, kernel_size=3, padding=1)
+        self.last = nn.Conv3d(widths[0] + 8 * channels, masks * 8, kernel_size=3, padding=1)
+        nn.init.constant_(self.last.bias, -5.0)  # type: ignore[arg-type]
 
-    def forward(self, features: list[Float[Tensor, "batch _ _ _ _"]]) -> Float[Tensor, "batch masks x y z"]:
+    def forward(
+        self, features: list[Float[Tensor, "batch _ _ _ _"]], image: Float[Tensor, "batch channels x y z"]
+    ) -> Float[Tensor, "batch masks x y z"]:
         current = features[-1]
         for rise, join, skip in zip(self.rises, self.joins, features[-2::-1], strict=True):
             current = join(torch.cat([rise(current), skip], 1))
-        return fitted(pixelshuffle(self.last(current), 3, 2), self.shape)
+        voxels = pixelunshuffle(fitted(image, self.padded), 3, 2)
+        return fitted(pixelshuffle(self.last(torch.cat([current, voxels], 1)), 3, 2), self.shape)
 
 
 class Decoder(nn.Module):

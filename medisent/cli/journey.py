@@ -50,9 +50,9 @@ def _travel(
     out: Path, subjects: int, minutes: float, seed: int, device: str, progress: Progress
 ) -> tuple[Path, dict[str, object]]:
     """The scan that was explained, and what the evaluation found."""
-    from medisent.checkpoints import load
     from medisent.config import TrainingSettings, load_study
     from medisent.evaluation import evaluate
+    from medisent.explanations import explain
     from medisent.formats import read
     from medisent.phantoms import write_cohort
     from medisent.training import train
@@ -60,12 +60,11 @@ def _travel(
     table = write_cohort(out / "cohort", subjects=subjects, seed=seed, counterfactuals=True, progress=progress)
     study, run = load_study(out / "cohort" / "study.toml"), out / "run"
     study = replace(study, training=TrainingSettings(minutes=minutes, seed=seed))
-    train(study, run, device=device, fresh=False, progress=progress)
-    model = load(run, device=device)
-    evaluate(model, None, split="test", seed=seed, progress=progress).save(run)
+    trained = train(study, run, device=device, progress=progress)
+    evaluate(trained, None, split="test", seed=seed, progress=progress).save(run)
     scan = _tested_scan(table)
     progress.stage("explaining a scan")
-    model.explain(read(scan)).save(out / "explanation")
+    explain(trained, read(scan)).save(out / "explanation")
     return scan, json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
 
 

@@ -40,7 +40,9 @@ def train(
 
     output = Output(as_json, quiet)
     study = load_study(study_file)  # before the slow imports: a refusal should be quick
+    from medisent.evaluation import evaluate as evaluate_model
     from medisent.training import dry_run as forecast
+    from medisent.training import study_cohort
     from medisent.training import train as train_model
 
     if seed is not None:
@@ -51,11 +53,22 @@ def train(
         return
     folder = run or Path("runs") / _name_of(study_file)
     with output.progress() as progress:
-        train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)
+        trained = train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)
+        rows = study_cohort(study).rows
+        split = next((s for s in ("test", "validation") if any(row.split == s for row in rows)), None)
+        if split is not None:
+            evaluate_model(trained, None, split=split, seed=study.training.seed, progress=progress).save(folder)
+    found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) if split else None
     output.result(
-        {"schema": 1, "run": folder, "model": folder / "model.safetensors"},
-        [f"Run: {folder}", f"Next: medisent evaluate {folder}    or    medisent explain SCAN --model {folder}"],
+        {"schema": 1, "run": folder, "model": folder / "model.safetensors", "split": split, "evaluation": found},
+        [
+            *(summary(found) if found else []),
+            f"Run:  {folder}",
+            f"Next: medisent explain SCAN --model {folder}",
+        ],
     )
+    if found:
+        check_gate(study.gate, found["leakage"])
 
 
 def evaluate(
@@ -77,13 +90,13 @@ def evaluate(
 
     Readout, leakage, separation and counterfactuals, each beside what doing nothing scores.
     """
-    from medisent.checkpoints import find_model, load
+    from medisent.checkpoints import find_model, load_model
     from medisent.evaluation import evaluate as evaluate_model
 
     output = Output(as_json, quiet)
     model_file = find_model(run)
-    model = load(model_file, device=chosen_device(device))
-    folder = out or (model_file if model_file.is_dir() else model_file.parent)
+    model = load_model(model_file, chosen_device(device))
+    folder = out or model_file.parent
     with output.progress() as progress:
         evaluation = evaluate_model(model, cohort, split=split, seed=seed, progress=progress)
     evaluation.save(folder)

@@ -23,7 +23,7 @@ from medisent.cli.output import Output, table
 from medisent.errors import UsageError
 
 if TYPE_CHECKING:
-    from medisent.checkpoints import Model
+    from medisent.models import Model
     from medisent.volumes import Volume
 
 _SUFFIXES = (".nii", ".gz", ".dcm", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr")
@@ -103,7 +103,7 @@ def counterfactual(
         loaded = _model(model, device, seed)
         image = _read(scan, volume, series, output)
         progress.stage("editing")
-        edited = edited_scan(loaded, image, wanted, extrapolate=extrapolate)
+        edited = edited_scan(loaded.trained, image, wanted, extrapolate=extrapolate)
         progress.stage("writing")
         _write_synthetic(edited, target, wishes or [])
     output.result({"schema": 1, "out": target, "set": wishes or []}, [f"Counterfactual: {target}"])
@@ -160,10 +160,10 @@ def stem(scan: Path) -> str:
 def _model(name: str | None, device: str, seed: int) -> Model:
     import torch
 
-    from medisent.checkpoints import find_model, load
+    from medisent.models import load
 
     torch.manual_seed(seed)
-    return load(find_model(name), device=chosen_device(device))
+    return load(name, device=chosen_device(device))
 
 
 def _read(path: Path, volume: int | None, series: int | None, output: Output) -> Volume:

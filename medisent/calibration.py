@@ -1,0 +1,118 @@
+"""What a finished network learns about itself: how far its readouts stray, and what ordinary scans look like to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medisent.batches import Batch
+from medisent.checkpoints import Card, FactorCard
+from medisent.metrics import conformal_quantile, r2
+from medisent.model import Abduction, PartitionedVAE
+from medisent.posterior import PartitionedNormal
+from medisent.readings import estimates, latent_distance, quantiles, reconstruction_error
+from medisent.model import Sight
+from medisent.scanners import Scanner
+
+LEVEL = 0.9
+_AT_ONCE = 16
+
+
+def calibrate(
+    network: PartitionedVAE,
+    training: Batch,
+    validation: Batch | None,
+    *,
+    subjects: Sequence[str],
+    validation_subjects: Sequence[str],
+    steps: int,
+) -> Card:
+    """The card of a trained network.
+
+    Intervals are split-conformal by subject: the validation split, which no step of training saw, says how many
+    standard deviations of the readout hold the truth in 90 percent of subjects.
+
+    References:
+        Distribution-Free Predictive Inference for Regression (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, 2018)
+    """
+    network.eval()
+    seen = abducted(network, training)
+    held = abducted(network, validation) if validation is not None else None
+    factors, figures = {}, {}
+    truths = validation.values if validation is not None else torch.zeros(0, len(network.factors))
+    read = estimates(network, seen)
+    read_held = estimates(network, held) if held is not None else {}
+    for column, name in enumerate(network.factors):
+        values = network.value(name, read[name][0]).double().numpy()
+        labels = training.values[:, column]
+        known = labels[labels.isfinite()].double().numpy()
+        bounds = known if len(known) else values
+        reach, used = 1.645, 0
+        if name in read_held:
+            reach, used = _reach(network, name, read_held[name], truths[:, column], validation_subjects)
+            held_known = truths[:, column].isfinite().numpy()
+            if held_known.sum() > 1:
+                estimate = network.value(name, read_held[name][0]).double().numpy()[held_known]
+                figures[f"{name}_r2"] = r2(estimate, truths[:, column].double().numpy()[held_known])
+        factors[name] = FactorCard(quantiles(values), float(bounds.min()), float(bounds.max()), reach, used)
+    centre, precision = _spread(seen.q.loc[:, : network.code_size])
+    card = Card(factors, LEVEL, len(training), len(set(subjects)), steps, (), (), centre, precision, figures)
+    judge = held if held is not None else seen
+    distance = latent_distance(card, judge.q.loc[:, : network.code_size])
+    return Card(
+        factors, LEVEL, len(training), len(set(subjects)), steps,
+        quantiles(reconstruction_error(network, judge).double().numpy()), quantiles(distance.double().numpy()),
+        centre, precision, figures,
+    )  # fmt: skip
+
+
+def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
+    """What the network infers from all scans of a batch, a few at a time, on the processor."""
+    device = network.pivot.device
+    with torch.inference_mode():
+        parts = [network.abduct(batch[rows].to(device)) for rows in torch.arange(len(batch)).split(_AT_ONCE)]
+        settings = torch.cat([p.sight.scanner.stacked() for p in parts]).cpu()
+        sight = Sight(batch, Scanner.unstacked(settings), torch.cat([p.sight.scale for p in parts]).cpu())
+        q = PartitionedNormal(
+            torch.cat([p.q.loc for p in parts]).cpu(), torch.cat([p.q.scale for p in parts]).cpu(), network.partition
+        )
+        canonical = torch.cat([p.canonical.cpu() for p in parts])
+        masks = torch.cat([p.masks.cpu() for p in parts])
+    network.cpu()
+    found = Abduction(sight, canonical, masks, q)
+    return found
+
+
+def _reach(
+    network: PartitionedVAE,
+    name: str,
+    read: tuple[Tensor, Tensor],
+    truth: Float[Tensor, " scans"],
+    subjects: Sequence[str],
+) -> tuple[float, int]:
+    """How many standard deviations an interval has to reach out, and on how many subjects that was measured."""
+    embedding, deviation = read
+    known = truth.isfinite()
+    if not known.any() or not bool(deviation.isfinite().all()) or embedding.shape[1] != 1:
+        return 1.645, 0
+    wanted = network.embed(name, truth[known])[:, 0]
+    scores = ((wanted - embedding[known, 0]).abs() / deviation[known]).double().numpy()
+    groups = np.array(subjects)[known.numpy()]
+    reach = conformal_quantile(scores, LEVEL, groups)
+    count = len(set(groups.tolist()))
+    # With fewer than nine subjects no finite interval can promise the level: the largest score, doubled, is what is left.
+    return (reach, count) if math.isfinite(reach) else (2 * float(scores.max()), 0)
+
+
+def _spread(z: Float[Tensor, "scans latents"]) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    """Mean and inverse covariance of latents, shrunk so that few scans still give one."""
+    centre = z.mean(0)
+    covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1]) if len(z) > 1 else torch.eye(z.shape[1])
+    shrunk = 0.9 * covariance + 0.1 * torch.diag(covariance.diagonal()) + 1e-4 * torch.eye(z.shape[1])
+    inverse = torch.linalg.inv(shrunk.double())
+    return tuple(centre.tolist()), tuple(tuple(row) for row in inverse.tolist())

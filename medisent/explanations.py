@@ -1,0 +1,304 @@
+"""A scan explained: its factors, where each of them acts, the scan with each of them changed alone, and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medisent import __version__
+from medisent.checkpoints import Trained
+from medisent.counterfactuals import with_values
+from medisent.errors import InterventionError
+from medisent.factors import Factor
+from medisent.files import whole_folder
+from medisent.formats import write
+from medisent.readings import Reading, read_factors
+from medisent.reports import Comparison, FactorMap, explanation_page
+from medisent.volumes import Volume
+
+SCHEMA = 1
+_SYNTHETIC = "synthetic: medisent, research use only"
+_CITATIONS = (
+    "Kingma and Welling. Auto-Encoding Variational Bayes. ICLR 2014.",
+    "Lei, G'Sell, Rinaldo, Tibshirani, Wasserman. Distribution-Free Predictive Inference for Regression. JASA 2018.",
+    "Monteiro, Ribeiro, Pawlowski, Castro, Glocker. Measuring axiomatic soundness of counterfactual image models. ICLR 2023.",
+    "Cardoso et al. MONAI: An open-source framework for deep learning in healthcare. arXiv:2211.02701, 2022.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a model has to say about one scan. Maps and counterfactuals are computed when they are first asked for.
+
+    Attributes:
+        trained: The model.
+        reading: What it read.
+    """
+
+    trained: Trained
+    reading: Reading
+
+    @property
+    def scan(self) -> Volume:
+        """The scan that is explained."""
+        return self.reading.scan
+
+    @cached_property
+    def factors(self) -> pd.DataFrame:
+        """A row a factor: name, role, unit, estimate, low, high, level, percentile."""
+        return pd.DataFrame([_row(self.trained, readout.name, self.reading) for readout in self.reading.readouts.values()])
+
+    @cached_property
+    def canonical(self) -> Volume:
+        """The scan with its nuisance factors at the reference: gain and exponent 1, no bias field."""
+        names = self.trained.network.scanner_names
+        present = {name: self.reading.readouts[name].estimate for name in names}
+        reference = {"brightness": 1.0, "contrast": 1.0, "bias_field": 0.0}
+        wanted = [(name, reference[name]) for name in names if name != "bias_field" or present[name] > 1e-6]
+        return with_values(self.trained, self.reading, wanted)
+
+    @cached_property
+    def maps(self) -> dict[str, Volume]:
+        """For each factor that a number can be added to, what the scan gains per unit of it, signed."""
+        return {name: self.map_of(name) for name in self._movable()}
+
+    @cached_property
+    def counterfactuals(self) -> dict[str, Volume]:
+        """The scan with one factor halved, doubled or moved to where a tenth of the training scans lie; by file name."""
+        return {name: volume for _, _, name, volume in self._edits()}
+
+    def map_of(self, name: str) -> Volume:
+        """What the scan gains per unit of one factor, signed, in the scan's own space.
+
+        Half of the difference between two counterfactuals, one a small step up and one down.
+        """
+        present = self.reading.readouts[name].estimate
+        step = _small_step(self.trained, name, present)
+        up, down = (with_values(self.trained, self.reading, [(name, present + sign * step)]) for sign in (1, -1))
+        change = (up.voxels.astype(np.float32) - down.voxels.astype(np.float32)) / np.float32(2 * step)
+        return self.scan.with_voxels(change)
+
+    def save(self, folder: Path | str) -> None:
+        """Write factors, maps, counterfactuals, the canonical scan, the report and the manifest into a folder.
+
+        Raises:
+            MachineError: The folder cannot be written.
+        """
+        target = Path(folder)
+        with whole_folder(target) as place:
+            maps, comparisons = self._write_scans(place)
+            self.factors.to_csv(place / "factors.csv", index=False, lineterminator="\n")
+            page = self._page(maps, comparisons)
+            (place / "report.html").write_text(page, encoding="utf-8")
+            names = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
+            summary = {**self.summary(), "files": sorted([*names, "factors.json", "manifest.json"])}
+            (place / "factors.json").write_text(_json(summary), encoding="utf-8")
+            (place / "manifest.json").write_text(_json(self._manifest(place)), encoding="utf-8")
+
+    def summary(self) -> dict[str, object]:
+        """The content of ``factors.json`` but for the list of files."""
+        return {
+            "schema": SCHEMA,
+            "scan": _digest(self.scan),
+            "model": self.trained.digest,
+            "factors": [_finite(row) for row in self.factors.to_dict("records")],
+            "quality": {name: _finite(vars(check)) for name, check in self.reading.checks.items()},
+            "files": [],
+        }
+
+    def headline(self) -> str:
+        """One plain sentence: the first anatomy factor, its interval and percentile, and whether brightness matters."""
+        rows = [r for r in self.reading.readouts.values() if r.role == "anatomy"] or list(self.reading.readouts.values())
+        first, level = rows[0], self.trained.card.level
+        factor = self.trained.network.factors[first.name]
+        text = f"{_words(first.name).capitalize()} is {factor.show(first.estimate)}"
+        if math.isfinite(first.low):
+            text += f" ({level:.0%} interval {_short(first.low)} to {_short(first.high)})"
+        text += f", larger than in {first.percentile:.0f} % of the training scans."
+        if self.trained.network.scanner_names and first.role == "anatomy":
+            text += " The brightness of the scanner was taken out before it was read."
+        return text
+
+    def _repr_html_(self) -> str:
+        head = f"<p><b>{self.headline()}</b></p>"
+        warnings = "".join(f"<p>&#9888; {text}</p>" for text in self.reading.warnings)
+        table: str = self.factors.to_html(index=False, float_format="%.4g")
+        return head + warnings + table
+
+    def _movable(self) -> Iterator[str]:
+        for name, factor in self.trained.network.factors.items():
+            if factor.kind not in ("real", "positive", "circular"):
+                continue
+            try:
+                present = self.reading.readouts[name].estimate
+                with_values(self.trained, self.reading, [(name, present + _small_step(self.trained, name, present))])
+            except InterventionError:
+                continue
+            yield name
+
+    def _edits(self) -> Iterator[tuple[str, float, str, Volume]]:
+        """Factor, value, file name and scan of each counterfactual that is shown."""
+        for name, factor in self.trained.network.factors.items():
+            for value in _shown_values(self.trained, factor, self.reading.readouts[name].estimate):
+                try:
+                    volume = with_values(self.trained, self.reading, [(name, value)])
+                except InterventionError:
+                    continue
+                label = factor.show(value).split(" ")[0] if factor.kind in ("ordinal", "categorical") else _short(value)
+                yield name, value, f"{name}_{_safe(label)}", volume
+
+    def _write_scans(self, place: Path) -> tuple[list[FactorMap], list[Comparison]]:
+        """Write every volume; what the report shows of each."""
+        network = self.trained.network
+        maps, comparisons = [], []
+        for name in self._movable():
+            change, file = self.map_of(name), f"maps/{name}.nii.gz"
+            write(change, place / file, description=f"medisent factor map: {name} per {network.factors[name].unit or 'unit'}")
+            maps.append(FactorMap(name, network.factors[name].role, network.factors[name].unit, change.voxels, file))
+        for name, value, stem, volume in self._edits():
+            factor, file = network.factors[name], f"counterfactuals/{stem}.nii.gz"
+            write(volume, place / file, description=f"{_SYNTHETIC}; {name}={_short(value)}")
+            sidecar = {"synthetic": True, "made_by": f"medisent {__version__}", "factor": name, "value": value, "unit": factor.unit}
+            (place / f"counterfactuals/{stem}.json").write_text(_json(sidecar), encoding="utf-8")
+            title = f"{_words(name)} {_short(self.reading.readouts[name].estimate)} -> {factor.show(value)}"
+            comparisons.append(Comparison(name, factor.role, title, volume.voxels.astype(np.float32), file))
+        write(self.canonical, place / "canonical.nii.gz", description=f"{_SYNTHETIC}; nuisance at the reference")
+        sidecar = {"synthetic": True, "made_by": f"medisent {__version__}", "nuisance": "reference"}
+        (place / "canonical.json").write_text(_json(sidecar), encoding="utf-8")
+        return maps, comparisons
+
+    def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison]) -> str:
+        card = self.trained.card
+        rows = []
+        for row in self.factors.to_dict("records"):
+            quantiles = card.factors[str(row["name"])].quantiles
+            rows.append({**{str(k): v for k, v in row.items()}, "cohort_low": quantiles[5], "cohort_high": quantiles[95]})
+        return explanation_page(
+            headline=self.headline(),
+            scan=self.scan,
+            factors=rows,
+            maps=maps,
+            comparisons=comparisons,
+            quality={name: vars(check) for name, check in self.reading.checks.items()},
+            warnings=self.reading.warnings,
+            methods=self._methods(),
+            citations=_CITATIONS,
+            provenance={
+                "medisent": __version__,
+                "model (SHA-256)": self.trained.digest,
+                "scan's voxels (SHA-256)": _digest(self.scan),
+                "trained on": f"{card.scans} scans of {card.subjects} subjects",
+            },
+        )
+
+    def _methods(self) -> str:
+        study, card = self.trained.study, self.trained.card
+        counts = {name: entry.calibrated for name, entry in card.factors.items() if entry.calibrated}
+        calibrated = (
+            f"Intervals were calibrated by split conformal prediction on {max(counts.values())} subjects "
+            f"({', '.join(_words(n) for n in counts)}). "
+            if counts
+            else "Intervals were not calibrated, for want of labels. "
+        )
+        return (
+            f"The scan was laid on a grid of {' x '.join(map(str, study.grid.shape))} cells of {study.grid.spacing_mm:g} mm. "
+            "The settings of the scanner (gain, contrast exponent, bias field of second order) were estimated and removed, "
+            "and the factors of the anatomy read from the resulting canonical scan by a partitioned variational autoencoder "
+            f"(medisent {__version__}, trained on {card.scans} scans of {card.subjects} subjects). {calibrated}"
+            "Counterfactual scans add to the scan what the model says would change, and nothing else: volumes by moving the "
+            "surface of a predicted mask, the scanner's factors through the scanner's equation at full resolution, other "
+            "factors by the difference of two decodings."
+        )
+
+    def _manifest(self, place: Path) -> dict[str, object]:
+        files = {str(p.relative_to(place)): _file_digest(p) for p in sorted(place.rglob("*")) if p.is_file()}
+        return {
+            "schema": SCHEMA,
+            "command": "explain",
+            "versions": versions(),
+            "inputs": {"scan_voxels_sha256": _digest(self.scan), "model_sha256": self.trained.digest},
+            "seed": self.trained.study.training.seed,
+            "outputs": files,
+        }
+
+
+def explain(trained: Trained, scan: Volume) -> Explanation:
+    """The explanation of a scan.
+
+    Raises:
+        MedisentError: The scan is refused.
+    """
+    return Explanation(trained, read_factors(trained, scan))
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on."""
+    import torch
+
+    return {"medisent": __version__, "python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+
+
+def _row(trained: Trained, name: str, reading: Reading) -> dict[str, object]:
+    readout, factor = reading.readouts[name], trained.network.factors[name]
+    estimate: object = readout.estimate
+    if factor.kind in ("ordinal", "categorical"):
+        estimate = factor.show(readout.estimate)
+    return {**vars(readout), "estimate": estimate}
+
+
+def _shown_values(trained: Trained, factor: Factor, present: float) -> list[float]:
+    """Values worth showing: half and double, or the 10th and 90th percentile, or the other levels."""
+    entry = trained.card.factors[factor.name]
+    if factor.kind in ("ordinal", "categorical"):
+        return [float(v) for v in range(len(getattr(factor, "levels", ()))) if v != present]
+    if factor.kind == "positive":
+        halves = (max(present / 2, entry.low), min(present * 2, entry.high))
+        return [v for v in halves if abs(v - present) > 0.05 * abs(present)]
+    return [v for v in (entry.quantiles[10], entry.quantiles[90]) if v != present]
+
+
+def _small_step(trained: Trained, name: str, present: float) -> float:
+    """A step over which a factor's effect is measured: a tenth of the cohort's middle, or of the value if that is less."""
+    entry = trained.card.factors[name]
+    middle = (entry.quantiles[90] - entry.quantiles[10]) / 10
+    factor = trained.network.factors[name]
+    step = min(middle, abs(present) / 10) if factor.kind == "positive" else middle
+    return max(step, 1e-6)
+
+
+def _digest(scan: Volume) -> str:
+    return hashlib.sha256(np.ascontiguousarray(scan.voxels).tobytes() + scan.affine.tobytes()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _json(content: Mapping[str, object]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(row: Mapping[object, object]) -> dict[str, object]:
+    """The row with null where a number is not one, as JSON wants it."""
+    return {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-+" else "-" for c in text)
