@@ -27,12 +27,12 @@ FOLDS = 5
 
 
 def leakage(
-    codes: Num[np.ndarray, "n latents"] | pd.DataFrame,
+    codes: Num[np.ndarray, "_n _latents"] | pd.DataFrame,
     blocks: Mapping[str, Sequence[int]],
-    factors: Shaped[np.ndarray, "n factors"] | pd.DataFrame,
+    factors: Shaped[np.ndarray, "_n _factors"] | pd.DataFrame,
     names: Sequence[str] | None = None,
     *,
-    groups: Shaped[np.ndarray, " n"] | None = None,
+    groups: Shaped[np.ndarray, " _n"] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """How well each block predicts each factor, BLOCK -> NAME -> held-out R2; 1 is all of it, 0 or less nothing.
@@ -64,12 +64,12 @@ def leakage(
 
 
 def leakage_floor(
-    codes: Num[np.ndarray, "n latents"] | pd.DataFrame,
+    codes: Num[np.ndarray, "_n _latents"] | pd.DataFrame,
     blocks: Mapping[str, Sequence[int]],
-    factors: Shaped[np.ndarray, "n factors"] | pd.DataFrame,
+    factors: Shaped[np.ndarray, "_n _factors"] | pd.DataFrame,
     names: Sequence[str] | None = None,
     *,
-    groups: Shaped[np.ndarray, " n"] | None = None,
+    groups: Shaped[np.ndarray, " _n"] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """What `leakage` gives with the factors permuted between subjects: how nothing looks in this cohort.
@@ -87,11 +87,11 @@ def leakage_floor(
 
 
 def _checked(
-    codes: Num[np.ndarray, "n latents"] | pd.DataFrame,
+    codes: Num[np.ndarray, "_n _latents"] | pd.DataFrame,
     blocks: Mapping[str, Sequence[int]],
-    factors: Shaped[np.ndarray, "n factors"] | pd.DataFrame,
+    factors: Shaped[np.ndarray, "_n _factors"] | pd.DataFrame,
     names: Sequence[str] | None,
-    groups: Shaped[np.ndarray, " n"] | None,
+    groups: Shaped[np.ndarray, " _n"] | None,
 ) -> tuple[Num[np.ndarray, "n latents"], dict[str, Labels], np.ndarray]:
     array = checked_codes(codes)
     checked_blocks(blocks, array.shape[1])

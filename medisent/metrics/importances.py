@@ -52,7 +52,8 @@ def dci_completeness(importance: Float[np.ndarray, "latents factors"]) -> float:
     share of all importance.
 
     Pitfalls: those of `dci_disentanglement`; and two latents for one factor lower it by design (doubled codes of ten
-    latents: at most 0.70), score partitions by blocks.
+    latents: at most 0.70), score partitions by blocks. The default panel's trees
+    choose the first of two exact copies and so do not see that the other is one: MIG and SAP do.
 
     References:
         A Framework for the Quantitative Evaluation of Disentangled Representations (Eastwood and Williams, 2018)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from medisent.errors import UsageError
 from medisent.metrics import compatibility as compatible
@@ -19,16 +18,16 @@ from medisent.metrics.probes import linear_scores, sap_svm_score
 from medisent.metrics.samples import sample
 from medisent.metrics.scores import Family, Score, scores
 
-Table = Shaped[np.ndarray, "n columns"] | pd.DataFrame
+Table = Shaped[np.ndarray, "_n _columns"] | pd.DataFrame
 
 
 def panel(
-    codes: Shaped[np.ndarray, "n latents"] | pd.DataFrame,
-    factors: Shaped[np.ndarray, "n factors"] | pd.DataFrame,
+    codes: Shaped[np.ndarray, "_n _latents"] | pd.DataFrame,
+    factors: Shaped[np.ndarray, "_n _factors"] | pd.DataFrame,
     *,
     seed: int = 0,
-    codes_test: Shaped[np.ndarray, "m latents"] | pd.DataFrame | None = None,
-    factors_test: Shaped[np.ndarray, "m factors"] | pd.DataFrame | None = None,
+    codes_test: Shaped[np.ndarray, "_m _latents"] | pd.DataFrame | None = None,
+    factors_test: Shaped[np.ndarray, "_m _factors"] | pd.DataFrame | None = None,
     groups: Shaped[np.ndarray, " subjects"] | None = None,
     compatibility: bool = False,
     intervals: bool = True,
@@ -68,9 +67,8 @@ def panel(
         checked_blocks(blocks, data.codes.shape[1])
         families = (*families, _block_family(blocks))
     found: dict[str, Score] = {}
-    with threadpool_limits(1):  # the fits are small: threads waiting for one another cost ten times the work
-        for family in families:
-            found.update(scores(family, data, seed, intervals))
+    for family in families:
+        found.update(scores(family, data, seed, intervals))
     return found
 
 

@@ -158,11 +158,13 @@ def quantile_bins(values: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray
     An edge moves into a gap between clusters of values if there is one within half a bin, so that a code which keeps a
     factor's levels apart is not cut through its levels.
     """
+    if len(values) < 2:
+        return np.zeros(len(values), dtype=np.int64)
     ordered = np.sort(values)
     gaps = np.diff(ordered)
     cuts = []
     for edge in range(1, count):
-        first = int((edge - 0.5) * len(ordered) / count)
+        first = min(int((edge - 0.5) * len(ordered) / count), len(gaps) - 1)
         window = gaps[first : max(first + 1, int((edge + 0.5) * len(ordered) / count))]
         widest = int(np.argmax(window))
         if window[widest] > 20 * (window.sum() - window[widest]) / max(len(window) - 1, 1):
@@ -215,7 +217,7 @@ def checked_codes(codes: Num[np.ndarray, "n latents"] | pd.DataFrame) -> Num[np.
     Raises:
         UsageError: They are not a table, are empty, or hold a number that is not finite.
     """
-    array = np.asarray(codes)
+    array = np.ascontiguousarray(codes)
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiub":
         raise UsageError(f"Codes must be a table of numbers, one row a scan; found shape {array.shape}, {array.dtype}.")
     bad = int((~np.isfinite(array)).any(axis=1).sum())
@@ -224,7 +226,7 @@ def checked_codes(codes: Num[np.ndarray, "n latents"] | pd.DataFrame) -> Num[np.
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
-def subject_index(groups: Shaped[np.ndarray, " n"] | None, n: int) -> Int[np.ndarray, " n"]:
+def subject_index(groups: Shaped[np.ndarray, " _n"] | None, n: int) -> Int[np.ndarray, " n"]:
     """An index per row that is equal for rows of one subject; without groups every row is its own subject.
 
     Raises:
@@ -243,9 +245,9 @@ def subject_index(groups: Shaped[np.ndarray, " n"] | None, n: int) -> Int[np.nda
 
 
 def sample(
-    codes: Num[np.ndarray, "n latents"] | pd.DataFrame,
-    factors: Shaped[np.ndarray, "n factors"] | pd.DataFrame,
-    groups: Shaped[np.ndarray, " n"] | None = None,
+    codes: Num[np.ndarray, "_n _latents"] | pd.DataFrame,
+    factors: Shaped[np.ndarray, "_n _factors"] | pd.DataFrame,
+    groups: Shaped[np.ndarray, " _n"] | None = None,
     test: Bool[np.ndarray, " n"] | None = None,
 ) -> Sample:
     """Codes and factors as the metrics see them; factors that never vary are left out.
