@@ -13,16 +13,16 @@ from torch import Tensor
 from medisent.batches import Batch
 from medisent.checkpoints import Card, FactorCard
 from medisent.metrics import conformal_quantile, r2
-from medisent.model import Abduction, PartitionedVAE
+from medisent.model import Abduction, PartitionedVAE, Sight
 from medisent.posterior import PartitionedNormal
 from medisent.readings import estimates, latent_distance, quantiles, reconstruction_error
-from medisent.model import Sight
 from medisent.scanners import Scanner
 
 LEVEL = 0.9
 _AT_ONCE = 16
 
 
+@torch.no_grad()
 def calibrate(
     network: PartitionedVAE,
     training: Batch,
@@ -74,7 +74,7 @@ def calibrate(
 def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
     """What the network infers from all scans of a batch, a few at a time, on the processor."""
     device = network.pivot.device
-    with torch.inference_mode():
+    with torch.no_grad():
         parts = [network.abduct(batch[rows].to(device)) for rows in torch.arange(len(batch)).split(_AT_ONCE)]
         settings = torch.cat([p.sight.scanner.stacked() for p in parts]).cpu()
         sight = Sight(batch, Scanner.unstacked(settings), torch.cat([p.sight.scale for p in parts]).cpu())

@@ -108,7 +108,7 @@ def with_values(trained: Trained, reading: Reading, values: Sequence[tuple[str, 
     """The scan of a reading with factors at these values, in their units, whatever training saw."""
     scene = reading.scene
     present = {name: readout.estimate for name, readout in reading.readouts.items()}
-    with torch.inference_mode():
+    with torch.no_grad():
         for name, value in values:
             scene = mechanism_of(trained.network, name).intervene(trained.network, scene, name, present[name], value)
             present[name] = value
@@ -124,14 +124,16 @@ def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
     same = bool((before.stacked() == after.stacked()).all())
     if native is None and same:
         return scan
-    voxels = scan.voxels.astype(np.float64 if scan.voxels.dtype.itemsize > 4 else np.float32)
+    exact = np.float64 if scan.voxels.dtype.itemsize > 4 else np.float32
+    voxels: Float[np.ndarray, "x y z"] = scan.voxels.astype(exact)
     depth = max(1, _SLAB // int(np.prod(voxels.shape[1:])))
     for start in range(0, voxels.shape[0], depth):
         slab = slice(start, min(start + depth, voxels.shape[0]))
         step = None if native is None else native[slab]
         if same and (step is None or not step.any()):
             continue
-        voxels[slab] += _difference(voxels[slab] - air, step, before, after, _coordinates(reading, slab))
+        gained = _difference(voxels[slab] - exact(air), step, before, after, _coordinates(reading, slab))
+        voxels[slab] = voxels[slab] + gained
     return replace(scan, voxels=voxels)
 
 

@@ -110,7 +110,7 @@ class Explanation:
             "schema": SCHEMA,
             "scan": _digest(self.scan),
             "model": self.trained.digest,
-            "factors": [_finite(row) for row in self.factors.to_dict("records")],
+            "factors": [_finite({str(k): v for k, v in row.items()}) for row in self.factors.to_dict("records")],
             "quality": {name: _finite(vars(check)) for name, check in self.reading.checks.items()},
             "files": [],
         }
@@ -131,7 +131,7 @@ class Explanation:
     def _repr_html_(self) -> str:
         head = f"<p><b>{self.headline()}</b></p>"
         warnings = "".join(f"<p>&#9888; {text}</p>" for text in self.reading.warnings)
-        table: str = self.factors.to_html(index=False, float_format="%.4g")
+        table: str = self.factors.to_html(index=False, float_format="{:.4g}".format)
         return head + warnings + table
 
     def _movable(self) -> Iterator[str]:
@@ -287,9 +287,9 @@ def _json(content: Mapping[str, object]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(row: Mapping[object, object]) -> dict[str, object]:
+def _finite(row: Mapping[str, object]) -> dict[str, object]:
     """The row with null where a number is not one, as JSON wants it."""
-    return {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _short(value: float) -> str:

@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         self.shape = shape
         self.levels = max(1, round(math.log2(max(shape) / 8)))
         self.padded = padded_shape(shape, self.levels)
-        self.widths = [min(4, 2**level) * width for level in range(self.levels + 1)]
+        self.widths = [min(4, 1 << level) * width for level in range(self.levels + 1)]
         norm = _NORM if normalised else None
         self.stem = Convolution(3, channels * 8, width, kernel_size=3, act=_ACT, norm=norm)
         self.stages = nn.ModuleList(
@@ -50,13 +50,15 @@ class Encoder(nn.Module):
     @property
     def bottom(self) -> tuple[int, int, int]:
         """Shape of the coarsest features."""
-        x, y, z = (side // 2 ** (self.levels + 1) for side in self.padded)
+        step = 1 << (self.levels + 1)
+        x, y, z = (side // step for side in self.padded)
         return x, y, z
 
     @property
     def bottom_size(self) -> int:
         """Numbers in the coarsest features."""
-        return self.widths[-1] * math.prod(self.bottom)
+        x, y, z = self.bottom
+        return self.widths[-1] * x * y * z
 
     def forward(self, image: Float[Tensor, "batch channels x y z"]) -> list[Float[Tensor, "batch _ _ _ _"]]:
         features = [self.stem(pixelunshuffle(fitted(image, self.padded), 3, 2))]

@@ -48,7 +48,8 @@ class Distortion(Term):
     """
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        return -(draw.likelihood.log_prob(draw.canonical) * draw.batch.coverage).sum((1, 2, 3, 4))
+        likely: Tensor = draw.likelihood.log_prob(draw.canonical) * draw.batch.coverage
+        return -likely.sum((1, 2, 3, 4))
 
 
 class Rate(Term):
@@ -118,7 +119,8 @@ class ScannerChange(Term):
         shift = torch.zeros_like(found)
         shift[:, 0] = draw.change.log_rescale
         spread = (draw.before.scale.square() + draw.after.scale.square()).sqrt()
-        return -Normal(expected - shift, spread).log_prob(found)[:, self.model.active > 0].sum(1)
+        likely: Tensor = Normal(expected - shift, spread).log_prob(found)[:, self.model.active > 0]
+        return -likely.sum(1)
 
 
 class Objective(nn.Module):

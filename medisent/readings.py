@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from medisent.batches import Batch
 from medisent.checkpoints import Card, Trained
 from medisent.loading import loading
 from medisent.mechanisms import Scene
-from medisent.model import Abduction, PartitionedVAE
+from medisent.model import Abduction, PartitionedVAE, Sight
+from medisent.posterior import PartitionedNormal
+from medisent.scanners import Scanner
 from medisent.volumes import Geometry, Volume
 
 
@@ -99,14 +101,41 @@ def read_factors(trained: Trained, scan: Volume) -> Reading:
     Raises:
         MedisentError: The scan is refused.
     """
+    return read_batch(trained, [scan])[0]
+
+
+def read_batch(trained: Trained, scans: Sequence[Volume]) -> list[Reading]:
+    """Everything that the model reads from each of a few scans, in one pass of the network.
+
+    Raises:
+        MedisentError: A scan is refused.
+    """
     network = trained.network
-    batch, placed = prepared(trained, scan)
-    with torch.inference_mode():
+    single = [prepared(trained, scan) for scan in scans]
+    batch = Batch(*(torch.cat([getattr(one, f.name) for one, _ in single]) for f in fields(Batch)))
+    with torch.no_grad():
         found = _on_cpu(network, batch)
-        readouts = _readouts(trained, found)
-        checks = _checks(trained, found, readouts, scan)
-        scene = Scene.of(network, found)
-    return Reading(scan, placed, float(batch.log_scale[0]), scene, found, readouts, checks)
+        table = ranges(trained, found)
+        readings = []
+        for row, (scan, (one, placed)) in enumerate(zip(scans, single, strict=True)):
+            own = _row(found, row)
+            readouts = _readouts(trained, {name: values[row] for name, values in table.items()})
+            checks = _checks(trained, own, readouts, scan)
+            scene = Scene.of(network, own)
+            readings.append(Reading(scan, placed, float(one.log_scale[0]), scene, own, readouts, checks))
+    return readings
+
+
+def _row(found: Abduction, row: int) -> Abduction:
+    """What was inferred from one scan of a batch."""
+    one, sight, q = torch.tensor([row]), found.sight, found.q
+    scanner = Scanner.unstacked(sight.scanner.stacked()[one])
+    return Abduction(
+        Sight(sight.batch[one], scanner, sight.scale[one]),
+        found.canonical[one],
+        found.masks[one],
+        PartitionedNormal(q.loc[one], q.scale[one], q.partition),
+    )
 
 
 def prepared(trained: Trained, scan: Volume) -> tuple[Batch, Geometry]:
@@ -160,18 +189,29 @@ def _on_cpu(network: PartitionedVAE, batch: Batch) -> Abduction:
     return found if device.type == "cpu" else network.cpu().abduct(batch)
 
 
-def _readouts(trained: Trained, found: Abduction) -> dict[str, Readout]:
-    network, card = trained.network, trained.card
+@torch.no_grad()
+def ranges(trained: Trained, found: Abduction) -> dict[str, Float[Tensor, "batch 3"]]:
+    """For each factor its estimate and the lower and upper end of its interval, in its unit; NaN without an end."""
+    network = trained.network
     result = {}
     for name, (embedding, deviation) in estimates(network, found).items():
-        factor, entry = network.factors[name], card.factors[name]
-        value = float(network.value(name, embedding)[0])
-        low = high = math.nan
-        if bool(deviation.isfinite().all()):
-            reach = entry.conformal * deviation[:, None]
-            low, high = (float(network.value(name, embedding + sign * reach)[0]) for sign in (-1, 1))
+        value = network.value(name, embedding)
+        reach = trained.card.factors[name].conformal * deviation[:, None]
+        # Embeddings of several numbers have no lower and upper end.
+        ends = [network.value(name, embedding + sign * reach) for sign in (-1, 1)] if embedding.shape[1] == 1 else []
+        known = deviation.isfinite() & torch.tensor(bool(ends))
+        low, high = (torch.where(known, end, math.nan) for end in ends or [value, value])
+        result[name] = torch.stack([value, low, high], 1)
+    return result
+
+
+def _readouts(trained: Trained, table: Mapping[str, Float[Tensor, "3"]]) -> dict[str, Readout]:
+    result = {}
+    for name, values in table.items():
+        factor, entry = trained.network.factors[name], trained.card.factors[name]
+        value, low, high = values.tolist()
         result[name] = Readout(
-            name, factor.role, factor.unit, value, low, high, card.level, percentile(value, entry.quantiles)
+            name, factor.role, factor.unit, value, low, high, trained.card.level, percentile(value, entry.quantiles)
         )
     return result
 

@@ -56,7 +56,8 @@ class Scanner:
         return Scanner(settings[:, 0], settings[:, 1], settings[:, 2:])
 
     def _field(self, like: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]) -> Float[Tensor, "batch 1 *space"]:
-        return _wide(self.log_gain, like) + torch.tensordot(self.bias, basis, dims=1)[:, None]
+        field: Tensor = _wide(self.log_gain, like) + torch.tensordot(self.bias, basis, dims=1)[:, None]
+        return field
 
 
 def random_scanner(

@@ -138,7 +138,7 @@ class Profile:
 
     def rendered(self, offset: float) -> Float[np.ndarray, "x y z"]:
         """The image after the surface has moved outwards by ``offset`` voxels."""
-        image = (1 - self.outline.mask(offset)) * self.around
+        image: np.ndarray = (1 - self.outline.mask(offset)) * self.around
         for level, part in zip(self.levels, _by_depth(self.outline, offset, self.depths), strict=True):
             image += level * part
         return image

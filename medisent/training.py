@@ -211,7 +211,7 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         plain = self.shown[self._next_rows().to(self.shown.scan.device)]
-        costs = self.objective(self.network(changed(plain, self.network, self.chance)))
+        costs: dict[str, Tensor] = self.objective(self.network(changed(plain, self.network, self.chance)))
         self.optimiser.zero_grad(set_to_none=True)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
         (costs["total"] / 1000).backward()

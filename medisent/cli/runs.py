@@ -58,17 +58,17 @@ def train(
         split = next((s for s in ("test", "validation") if any(row.split == s for row in rows)), None)
         if split is not None:
             evaluate_model(trained, None, split=split, seed=study.training.seed, progress=progress).save(folder)
-    found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) if split else None
+    scores: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) if split else {}
     output.result(
-        {"schema": 1, "run": folder, "model": folder / "model.safetensors", "split": split, "evaluation": found},
+        {"schema": 1, "run": folder, "model": folder / "model.safetensors", "split": split, "evaluation": scores or None},
         [
-            *(summary(found) if found else []),
+            *(summary(scores) if scores else []),
             f"Run:  {folder}",
             f"Next: medisent explain SCAN --model {folder}",
         ],
     )
-    if found:
-        check_gate(study.gate, found["leakage"])
+    if scores:
+        check_gate(study.gate, scores["leakage"])
 
 
 def evaluate(
