@@ -13,11 +13,13 @@ from torch.nn.functional import softplus
 
 from medisent.batches import Batch
 from medisent.factors import Factor, Partition, Role
-from medisent.networks import Decoder, Encoder, MaskDecoder, ScannerEncoder
+from medisent.networks import Decoder, Encoder, MaskDecoder, ScannerEncoder, with_local_contrast
 from medisent.posterior import PartitionedNormal
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
 
 SCANNER_FACTORS = ("brightness", "contrast", "bias_field")
+# The canonical scan, its local contrast at three sizes, and the field of view.
+_CHANNELS = 5
 _SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
 # How far settings stray from what the scan's measured scale alone suggests, before anything is learned.
 _SCANNER_SPREAD = torch.tensor([0.25, 0.25, *[0.1] * BIAS_TERMS])
@@ -200,11 +202,11 @@ class PartitionedVAE(nn.Module):
         self.setting_noise = nn.ParameterDict({n: nn.Parameter(torch.tensor(-2.0)) for n in self.scanner_names})
         self.bias_offset = nn.Parameter(torch.zeros(()))
         self.scanner_encoder = ScannerEncoder(shape, max(8, width // 2), 2 + BIAS_TERMS)
-        self.encoder = Encoder(shape, 2, width)
+        self.encoder = Encoder(shape, _CHANNELS, width)
         self.posterior = nn.Sequential(
             nn.Linear(self.encoder.bottom_size, 128), nn.SiLU(), nn.Linear(128, 2 * self.code_size)
         )
-        self.mask_decoder = MaskDecoder(self.encoder, 2, max(1, len(self.shaped)))
+        self.mask_decoder = MaskDecoder(self.encoder, _CHANNELS, max(1, len(self.shaped)))
         self.decoder = Decoder(self.encoder, self.code_size)
         self.log_sigma = nn.Parameter(torch.tensor(-2.3))
         self.register_buffer("pivot", torch.zeros(()))
@@ -377,7 +379,7 @@ class PartitionedVAE(nn.Module):
         # Anatomy must not steer the scanner's estimate: what anatomy would like to see is not what the scanner did.
         still = Scanner.unstacked(sight.scanner.stacked().detach())
         canonical = self.canonical(sight.batch.scan, still, sight.batch.coverage)
-        image = torch.cat([canonical, sight.batch.coverage], 1)
+        image = torch.cat([with_local_contrast(canonical), sight.batch.coverage], 1)
         features = self.encoder(image)
         return canonical, features, self.mask_decoder(features, image)
 

@@ -14,7 +14,7 @@ from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from monai.networks.blocks.upsample import UpSample
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import avg_pool3d, interpolate, pad
 
 # Group normalisation would hide brightness and contrast, so only networks that see canonical scans have it.
 _NORM = ("group", {"num_groups": 4})
@@ -70,8 +70,6 @@ class Encoder(nn.Module):
 class MaskDecoder(nn.Module):
     """Logits of soft masks from an encoder's features, with skip connections up to the voxels themselves.
 
-    It begins by saying that a voxel is in no mask; structures are small, and unlearning "perhaps everywhere" takes long.
-
     References:
         U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger, Fischer, Brox, 2015)
     """
@@ -92,7 +90,6 @@ class MaskDecoder(nn.Module):
             for fine in widths[-2::-1]
         )
         self.last = nn.Conv3d(widths[0] + 8 * channels, masks * 8, kernel_size=3, padding=1)
-        nn.init.constant_(self.last.bias, -5.0)  # type: ignore[arg-type]
 
     def forward(
         self, features: list[Float[Tensor, "batch _ _ _ _"]], image: Float[Tensor, "batch channels x y z"]
@@ -127,6 +124,20 @@ class Decoder(nn.Module):
         for rise in self.rises:
             current = rise(current)
         return fitted(pixelshuffle(self.last(current), 3, 2), self.shape)
+
+
+def with_local_contrast(image: Float[Tensor, "batch 1 x y z"]) -> Float[Tensor, "batch 4 x y z"]:
+    """An image and by how much it exceeds its mean over neighbourhoods about 3, 5 and 9 voxels wide.
+
+    Small bright or dark structures are what these show and what an encoder takes longest to find by itself: without
+    them a tumour's mask stayed near empty for a thousand steps, with them for a few hundred.
+    """
+    channels, mean = [image], image
+    for repeats in (1, 1, 2):
+        for _ in range(repeats):
+            mean = avg_pool3d(mean, 3, 1, 1, count_include_pad=False)
+        channels.append(3 * (image - mean))
+    return torch.cat(channels, 1)
 
 
 class Perceptron(nn.Module):

@@ -114,13 +114,13 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """How much each term of the objective counts; zero leaves it out."""
+    """How much a nat of each term of the objective counts; zero leaves it out."""
 
-    distortion: Weight = 1.0
+    distortion: Weight = 0.05
     rate: Weight = 1.0
-    readout: Weight = 1.0
+    readout: Weight = 10.0
     mask: Weight = 1.0
-    scanner: Weight = 1.0
+    scanner: Weight = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
