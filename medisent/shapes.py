@@ -55,6 +55,8 @@ class Outline:
 
     def offset_for(self, change_ml: float) -> float:
         """How far the surface has to move, in voxels, for the volume to change by so much; as far as it can, at most."""
+        if change_ml == 0:
+            return 0.0
         goal = self.volume(0.0) + change_ml
         low, high = float(self.distance.min()) - 1, float(self.distance.max()) + 1
         if goal <= self.volume(low):
@@ -99,7 +101,7 @@ def regrown(
     change, moved = np.zeros_like(image), mask.copy()
     change[box] = profile.rendered(offset) - profile.rendered(0.0)
     change[np.abs(change) < 1e-6] = 0
-    moved[box] = np.clip(mask[box] + outline.mask(offset) - outline.mask(0.0), 0, 1)
+    moved[box] = np.clip(mask[box] + (outline.mask(offset) - outline.mask(0.0)), 0, 1)
     return Regrowth(change, moved)
 
 
