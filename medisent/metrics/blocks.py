@@ -49,8 +49,9 @@ def leakage(
         groups: The subject of each row.
         seed: Of the folds.
 
-    Pitfalls: at n = 50 unrelated codes score between -0.2 and 0.05, so read it beside `leakage_floor`. Factors that are
-    correlated in the cohort leak into one another's blocks although the blocks are clean.
+    Pitfalls: unrelated codes score between -0.15 and 0.05 at n = 50 and above -0.02 at n = 1,000, so read it beside
+    `leakage_floor`. Factors that are correlated in the cohort leak into one another's blocks although the blocks are
+    clean.
 
     Raises:
         UsageError: The tables do not fit together, or a block names a column that is not there.

@@ -138,9 +138,9 @@ def unfairness(
     Boosted trees predict each factor from the codes; for every other factor, the total variation between the
     predictions with it set to one value and the predictions pooled over its values; averaged over values, factors set,
     factors predicted (``mean_fairness:mean_pred:mean_sens`` of disentanglement_lib). The ceiling is what a fair code
-    scores on as few points, the predictions shuffled among the values; the floor is a predictor that reads the set
-    factor alone. The interval is a bootstrap of the points (the same for all values of a factor), the predictors being
-    fixed.
+    scores on as few points, each point's predictions shuffled among the values; the floor is a predictor that reads the
+    set factor alone. The interval is a bootstrap of the points (the same for all values of a factor), the predictors
+    being fixed.
 
     Args:
         codes_train: Codes that the predictors learn from.
@@ -186,19 +186,26 @@ def unfairness(
     return Score(value, max(0.0, value - half), min(1.0, value + half), worst, float(np.mean(fair)))
 
 
-def _dealt_again(predicted: Float[np.ndarray, "v p c"], rng: np.random.Generator) -> Float[np.ndarray, "v p c"]:
-    """The predictions dealt again to the values of the factor that was set."""
-    flat = predicted.reshape(-1, predicted.shape[2])
-    return flat[rng.permutation(len(flat))].reshape(predicted.shape)
+def _dealt_again(
+    predicted: Float[np.ndarray, "values points classes"], rng: np.random.Generator
+) -> Float[np.ndarray, "values points classes"]:
+    """Every point's predictions dealt again to the values of the factor that was set."""
+    order = np.argsort(rng.random(predicted.shape[:2]), axis=0)
+    return np.take_along_axis(predicted, order[:, :, None], axis=0)
 
 
 def _mean_variation(tables: list[tuple[int, np.ndarray]]) -> float:
-    """Mean over predicted factors of the mean over set factors of the mean total variation over the set values."""
+    """Mean over predicted factors of the mean over set factors of the mean total variation over the set values.
+
+    Sums in single precision, as in disentanglement_lib.
+    """
     rows: dict[int, list[float]] = {}
     for target, predicted in tables:
-        shares = predicted.mean(axis=1)
-        variation = np.abs(shares - shares.mean(axis=0)).sum(axis=1) / 2
-        rows.setdefault(target, []).append(float(variation.mean()))
+        counts = np.ascontiguousarray(predicted.sum(axis=1).T)
+        pooled = np.sum(counts, axis=1, dtype=np.float32)
+        shares = (counts / predicted.shape[1]).astype(np.float32)
+        variation = np.sum(np.abs(shares - (pooled / pooled.sum())[:, None]), axis=0) / np.float32(2)
+        rows.setdefault(target, []).append(float(variation.astype(np.float64).mean()))
     return float(np.mean([np.mean(row) for row in rows.values()])) if rows else 0.0
 
 

@@ -16,6 +16,10 @@ FEWEST_SUBJECTS = 6
 """Below this number of subjects halves say nothing, and the interval is everything that the metric can be."""
 
 
+MOST_NATS = 6.91
+"""The most total correlation for each latent, that of an eigenvalue of 1e-6: the one range that is not 0 to 1."""
+
+
 @dataclass(frozen=True)
 class Score:
     """A metric's value with what it takes to read it.
@@ -80,7 +84,8 @@ def _scores(family: Family, sample: Sample, seed: int, intervals: bool) -> dict[
     floor = np.mean(np.array(floors), axis=0)
     rng = np.random.default_rng([seed, 3])
     ceiling = np.array(family.compute(least.perfect(rng), rng))
-    low, high = np.zeros_like(value), np.maximum.reduce([np.ones_like(value), value, floor, ceiling])
+    most = np.full_like(value, 1.0 if family.better == "more" else MOST_NATS * sample.codes.shape[1])
+    low, high = np.minimum(value, 0.0), np.maximum(value, most)
     if intervals and family.halves:
         low, high = half_sample_interval(family, sample, value, seed, (low, high))
     numbers = zip(value, low, high, floor, ceiling, strict=True)
@@ -101,7 +106,9 @@ def half_sample_interval(
     the variance over halves is that of the full sample, sigma^2 / (n/2) times the finite-population factor 1/2, so no
     rescaling is needed; the half's own bias, that of a smaller sample, leaves with its mean. The interval is
     ``value +- t * sd`` with t of (halves - 1) degrees of freedom, cut at the metric's limits. It speaks of the score at
-    this n, which carries the same small-sample bias as its floor and its ceiling.
+    this n, which carries the same small-sample bias as its floor and its ceiling. It held the mean score of a mixed
+    code in 90 to 100 % of simulated cohorts of 200 subjects, and of 50 subjects with four scans in 92 to 100 % (InfoE
+    in 80 %).
 
     References:
         A General Theory for Jackknife Variance Estimation (Shao and Wu, 1989): deleting half is consistent also for
