@@ -1,0 +1,181 @@
+"""What an evaluation found, as typed parts, as JSON and as a page. Knows no model and no scan."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medisent.files import whole_folder
+from medisent.metrics import Score
+from medisent.reports import evaluation_page
+
+SCHEMA = 1
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How well a factor is read, over the scans whose truth is known. None is what these scans cannot say.
+
+    Attributes:
+        r2: Coefficient of determination; of the levels' indicators for a categorical factor, of cosine and sine for a
+            circular one.
+        mae: Mean absolute error in the factor's unit, in levels for an ordinal factor; for a categorical one the share
+            of scans that are read wrongly.
+        coverage90: Share of truths inside their 90 % interval.
+        n: How many scans.
+    """
+
+    r2: float | None
+    mae: float
+    coverage90: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class EditScore:
+    """What an edit is worth, over the scans whose true counterfactual is known; each figure is the median scan's.
+
+    Attributes:
+        rce: Relative counterfactual error: 0 is perfect, 1 is doing nothing.
+        rce_low: Lower end of the 95 % interval of the median.
+        rce_high: Upper end.
+        rce_noop: What doing nothing scores.
+        effect_error: By how much the change that a ruler finds misses the true one, relative to it (see ``rulers``).
+        off_target: Mean absolute error outside of what truly changes, relative to the mean true change inside.
+        composition: Largest voxel difference, over all scans, of an edit that asks for nothing, in the scan's unit.
+        reversibility: Size of what is left after editing there and back, relative to the size of the edit (both root
+            mean squares).
+        n: How many scans.
+        failed: In how many of them the model could not make the edit; these count as scans left as they were.
+    """
+
+    rce: float
+    rce_low: float
+    rce_high: float
+    effect_error: float | None
+    off_target: float | None
+    composition: float
+    reversibility: float | None
+    n: int
+    failed: int = 0
+    rce_noop: float = 1.0
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How far a factor's readout moves when a plain formula changes the scanner and nothing else.
+
+    Attributes:
+        edit: What was done to the scan's voxels.
+        moved: The median change of the readout, as a share of its value; for a factor with levels the share of scans
+            that change level.
+    """
+
+    edit: str
+    moved: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How near decoded scans come to the canonical scans they were encoded from; means over scans.
+
+    Attributes:
+        psnr: Peak signal-to-noise ratio in the field of view, in dB; the peak is 1, the brightest normal tissue.
+        ssim: Structural similarity, at most 1.
+    """
+
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What is known of a model, each figure with what it takes to read it.
+
+    Attributes:
+        n: How many scans were measured.
+        split: Of which split.
+        seed: Of folds, permutations and halves.
+        readout: By factor whose truth is known.
+        leakage: How well each block predicts each factor: block, factor, held-out R2.
+        leakage_floor: The same with the factors permuted between subjects.
+        disentanglement: By metric.
+        counterfactual: By edit, as the cohort's table of true counterfactuals writes it.
+        reconstruction: On the model's grid.
+        robustness: By anatomy factor.
+        notes: What a reader must know, among it what could not be measured, and why.
+        pictures: Captions and PNG files.
+    """
+
+    n: int
+    split: str
+    seed: int
+    readout: Mapping[str, Readout]
+    leakage: Mapping[str, Mapping[str, float]]
+    leakage_floor: Mapping[str, Mapping[str, float]]
+    disentanglement: Mapping[str, Score]
+    counterfactual: Mapping[str, EditScore]
+    reconstruction: Reconstruction
+    robustness: Mapping[str, tuple[Disturbance, ...]]
+    notes: tuple[str, ...]
+    pictures: tuple[tuple[str, bytes], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``evaluation.json`` holds: plain numbers of six digits; null is what could not be measured."""
+        found = {
+            "schema": SCHEMA,
+            "n": self.n,
+            "readout": {name: vars(score) for name, score in self.readout.items()},
+            "leakage": self.leakage,
+            "disentanglement": {name: vars(score) for name, score in self.disentanglement.items()},
+            "counterfactual": {edit: vars(score) for edit, score in self.counterfactual.items()},
+            "reconstruction": vars(self.reconstruction),
+            "robustness": {name: {d.edit: d.moved for d in found} for name, found in self.robustness.items()},
+            "leakage_floor": self.leakage_floor,
+            "split": self.split,
+            "seed": self.seed,
+            "notes": list(self.notes),
+        }
+        plain: dict[str, Any] = _plain(found)
+        return plain
+
+    def page(self) -> str:
+        """What ``evaluation.html`` holds."""
+        shown = self.to_json()
+        for score in shown["counterfactual"].values():
+            low, high = score.pop("rce_low"), score.pop("rce_high")
+            score["rce"] = {"value": score["rce"], "low": low, "high": high}
+        for part in ("notes", "split", "seed"):
+            del shown[part]
+        title = f"Evaluation on the {self.split} split"
+        return evaluation_page(shown, title=title, notes=self.notes, pictures=self.pictures)
+
+    def save(self, folder: Path) -> None:
+        """Write ``evaluation.json`` and ``evaluation.html`` into a folder.
+
+        Raises:
+            MachineError: The folder cannot be written.
+        """
+        with whole_folder(folder) as temporary:
+            text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+            (temporary / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+            (temporary / "evaluation.html").write_text(self.page(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        source = html.escape(self.page(), quote=True)
+        return f'<iframe srcdoc="{source}" style="width:100%;height:40rem;border:0" sandbox></iframe>'
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """The value with numbers of a few digits; what is not finite is null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,121 @@
+"""The whole of an evaluation, from a model and a table to what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from medisent.calibration import abducted
+from medisent.checkpoints import Trained
+from medisent.evaluation.edits import edit_scores, make, trio_of
+from medisent.evaluation.findings import EditScore, Evaluation
+from medisent.evaluation.images import reconstruction_of, robustness_of
+from medisent.evaluation.material import Material, gathered
+from medisent.evaluation.pictures import scatter, triple
+from medisent.evaluation.separation import readout_of, separation_of
+from medisent.formats import read
+from medisent.progress import Progress, Silence
+from medisent.readings import ranges, read_batch
+
+_DEFINITIONS = (
+    "Every edit starts from what the model itself reads in the scan. Its RCE is the median scan's, with the 95 % "
+    "interval of that median.",
+    "Effect error is measured on the voxels by rulers that are not the model: for brightness the typical intensity of "
+    "tissue, for contrast the slope of log intensity over the scan's own, for all else the amount of change within "
+    "12 mm of where the truth changes. It is the distance from the true effect, relative to it.",
+    "Off target is the mean absolute error outside of what truly changes, relative to the mean true change inside.",
+    "Reversibility: the edited scan is read afresh and the factor moved back; what is left, relative to the edit.",
+)
+_ROBUSTNESS = (
+    "Robustness: by what share the anatomy readouts move (median) when a formula changes the voxels' brightness."
+)
+
+
+def evaluate(
+    trained: Trained, table: Path | None = None, *, split: str = "test", seed: int = 0, progress: Progress | None = None
+) -> Evaluation:
+    """What a trained model is worth on scans: readout, leakage, separation, counterfactuals, reconstruction.
+
+    True counterfactuals are taken from ``counterfactuals.tsv`` beside the table. Without them nothing is said of the
+    model's edits: being consistent with oneself is no score, since an edit that does nothing is perfectly so.
+    The same model, table and seed give the same evaluation.
+
+    Arguments:
+        trained: The model; it is moved to the processor.
+        table: A cohort table with the study's columns; None is the study's own. Of a factor without a column or
+            without any value the truth is unknown.
+        split: ``train``, ``validation`` or ``test``.
+        seed: Of folds, permutations and halves.
+        progress: Is told how far the work is.
+
+    Raises:
+        CohortError: The table is gone or does not fit, the split has no scan, or scans cannot be used.
+    """
+    progress = progress or Silence()
+    material = gathered(trained.study, table, split, progress)
+    network, labelled = trained.network.eval(), material.labelled()
+    progress.stage("measuring readouts", len(material.cohort))
+    found = abducted(network, material.batch)
+    estimates = {name: values.double().numpy() for name, values in ranges(trained, found).items()}
+    robustness = robustness_of(trained, material, found, lambda: progress.advance(1))
+    progress.stage("editing scans", len(material.truths))
+    edits, typical, remarks = edit_scores(trained, material, lambda: progress.advance(1))
+    progress.stage("measuring separation", 4)
+    codes = found.q.loc.double().numpy()
+    separation = separation_of(codes, network.partition, material, seed, lambda: progress.advance(1))
+    progress.stage("drawing")
+    read_out = {name: (factor, estimates[name], truth) for name, (factor, truth) in labelled.items()}
+    return Evaluation(
+        n=len(material.cohort),
+        split=split,
+        seed=seed,
+        readout={name: readout_of(*parts) for name, parts in read_out.items()},
+        leakage=separation.leakage,
+        leakage_floor=separation.floor,
+        disentanglement=separation.panel,
+        counterfactual=edits,
+        reconstruction=reconstruction_of(network, found),
+        robustness=robustness,
+        notes=(*material.notes, *_notes(trained, material, edits), *remarks, *separation.notes),
+        pictures=(
+            *([("Estimates against the truth; lines are 90 % intervals.", scatter(read_out))] if read_out else []),
+            *_pictures(trained, material, typical),
+        ),
+    )
+
+
+def _notes(trained: Trained, material: Material, edits: Mapping[str, EditScore]) -> list[str]:
+    """What a reader of the figures must know first."""
+    labelled = material.labelled()
+    unknown = [name for name in trained.network.factors if name not in labelled]
+    card = trained.card.factors
+    loose = [name for name in labelled if not card[name].calibrated]
+    notes = []
+    if unknown:
+        notes.append(f"Without known values nothing is said of the readout of {', '.join(unknown)}.")
+    if loose:
+        notes.append(f"Too few labelled validation scans to calibrate the intervals of {', '.join(loose)}.")
+    constant = [name for name, (_, values) in labelled.items() if np.ptp(values[np.isfinite(values)]) == 0]
+    if constant:
+        notes.append(f"{', '.join(constant)} has one value in all scans, so no R2 can be given.")
+    if not edits:
+        notes.append(
+            "Edits were not scored: that takes the true counterfactuals of these scans, and the table comes without. "
+            "Being consistent with oneself is no score: an edit that does nothing is perfectly so."
+        )
+    return [*notes, *(_DEFINITIONS if edits else ()), _ROBUSTNESS]
+
+
+def _pictures(trained: Trained, material: Material, typical: Mapping[str, int]) -> list[tuple[str, bytes]]:
+    """For each edit the scan whose RCE is the median: before, as it should be, as it became."""
+    pictures = []
+    for edit, row in typical.items():
+        truth = next(t for t in material.truths if t.row == row and t.edit == edit)
+        scan = read(material.cohort.rows[row].scan)
+        made = make(trained, read_batch(trained, [scan])[0], truth)
+        rce = trio_of(made, trained.study.scanner.air).rce()
+        picture = triple(scan, read(truth.path).voxels, made.result.voxels)
+        pictures.append((f"{edit}, the scan with the median error (RCE {rce:.2f}).", picture))
+    return pictures
