@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from medisent.config import Study, dump_study, parse_study
@@ -143,7 +143,7 @@ def load_model(path: Path, device: str = "cpu") -> Trained:
         card = _card(json.loads(header["card"]))
         network = build_model(study)
         network.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError, MedisentError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, MedisentError) as error:
         raise ModelError(
             f"{path} is a medisent model, but its study, card and weights do not fit together. Train it anew."
         ) from error
@@ -192,13 +192,22 @@ def find_model(name: str | Path | None = None) -> Path:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: Path) -> None:
-    """Write named tensors and named texts as one safetensors file.
+    """Write named tensors and named texts as one safetensors file; the same give the same bytes.
 
     Raises:
         MachineError: It cannot be written.
     """
+    raw = save(dict(tensors), metadata=dict(header))
     with whole_file(path) as temporary:
-        save_file(dict(tensors), temporary, metadata=dict(header))
+        temporary.write_bytes(_in_order(raw))
+
+
+def _in_order(raw: bytes) -> bytes:
+    """The safetensors file with its header sorted; safetensors itself writes texts in an order that chance decides."""
+    size = struct.unpack("<Q", raw[:8])[0]
+    text = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + raw[8 + size :]
 
 
 def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
