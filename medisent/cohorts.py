@@ -85,6 +85,10 @@ def read_table(path: Path) -> pd.DataFrame:
         )
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CohortError(f"{path} is not a tab- or comma-separated table: {error}.") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise CohortError(
+            f"The rows of {path} have more cells than its header. Name every column, and end no row with a separator."
+        )
     if table.empty:
         raise CohortError(f"{path} has a header but no row. A cohort needs at least one scan.")
     return table
@@ -124,6 +128,7 @@ def read_cohort(
     subjects = table[subject] if subject in table.columns else pd.Series([f"row {i}" for i in range(len(table))])
     splits = _checked_splits(table[split], subjects) if split else subjects.map(lambda s: _dealt(s, seed))
     values = _values(table, factors)
+    _check_scans(table[scan])
     folder = path.parent
     rows = tuple(
         Row(
@@ -233,6 +238,12 @@ def _dealt(subject: str, seed: int) -> str:
     digest = hashlib.sha256(f"{seed} {subject}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if share < 0.7 else "validation" if share < 0.85 else "test"
+
+
+def _check_scans(scans: pd.Series[str]) -> None:
+    absent = [f"row {i + 2}" for i, name in enumerate(scans) if not name.strip()]
+    if absent:
+        raise CohortError(f"{len(absent)} rows name no scan. Name one, or leave the row out: " + _listed(absent))
 
 
 def _check_files(rows: Sequence[Row], path: Path) -> None:
