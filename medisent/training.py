@@ -59,12 +59,10 @@ def train(
     """
     progress = progress or Silence()
     text = dump_study(study)
-    if fresh:
-        for name in (CHECKPOINT, MODEL_FILE, "metrics.jsonl", "evaluation.json", "evaluation.html"):
-            (run / name).unlink(missing_ok=True)
-    _refuse_another_study(run, text)
-    if (run / MODEL_FILE).is_file():
-        return load_model(run / MODEL_FILE, device)
+    if not fresh:
+        _refuse_another_study(run, text)
+        if (run / MODEL_FILE).is_file():
+            return load_model(run / MODEL_FILE, device)
     cohort = study_cohort(study)
     training, validation = cohort.of("train"), _part(cohort, "validation")
     shown = load_split(study, training, progress, "reading training scans")
@@ -72,6 +70,9 @@ def train(
     torch.manual_seed(study.training.seed)
     network = build_model(study)
     network.fit(shown)
+    if fresh:  # not before: what cannot begin must not cost what there is
+        for name in (CHECKPOINT, MODEL_FILE, "metrics.jsonl", "evaluation.json", "evaluation.html"):
+            (run / name).unlink(missing_ok=True)
     write_text(run / STUDY_FILE, text)
     loop = Loop(study, network.to(device), shown.to(torch.device(device)), run)
     loop.run_to_end(progress)
@@ -230,8 +231,9 @@ class Loop:
 
     def _record(self, costs: Mapping[str, Tensor]) -> str:
         record = {"step": self.step, "seconds": round(self.seconds, 3)}
-        self.records.append(json.dumps({**record, **{name: round(float(cost), 4) for name, cost in costs.items()}}))
-        return f"{float(costs['total']):.0f} nats"
+        nats = {name: round(float(cost.detach()), 4) for name, cost in costs.items()}
+        self.records.append(json.dumps({**record, **nats}))
+        return f"{nats['total']:.0f} nats"
 
     def _save(self) -> None:
         """One file with all that resuming needs, and the log so far."""
