@@ -206,7 +206,7 @@ class PartitionedVAE(nn.Module):
         self.posterior = nn.Sequential(
             nn.Linear(self.encoder.bottom_size, 128), nn.SiLU(), nn.Linear(128, 2 * self.code_size)
         )
-        self.mask_decoder = MaskDecoder(self.encoder, _CHANNELS, max(1, len(self.shaped)))
+        self.mask_decoder = MaskDecoder(self.encoder, max(1, len(self.shaped)))
         self.decoder = Decoder(self.encoder, self.code_size)
         self.log_sigma = nn.Parameter(torch.tensor(-2.3))
         self.register_buffer("pivot", torch.zeros(()))
@@ -284,12 +284,15 @@ class PartitionedVAE(nn.Module):
     def _posterior(
         self, features: list[Tensor], volumes: Float[Tensor, "batch shapes"], sight: Sight
     ) -> PartitionedNormal:
-        """The blocks side by side. A factor with a mask has its block placed by the mask's volume and nothing else."""
+        """The blocks side by side. A factor with a mask has its block placed by the mask's volume and nothing else.
+
+        Masks learn from masks alone: a wrong volume would push all voxels one way, wherever the structure is.
+        """
         loc, raw = self.posterior(features[-1].flatten(1)).chunk(2, 1)
         scale = softplus(raw - 1) + 1e-3
         for index, name in enumerate(self.shaped):
             where = self.partition[name].where
-            placed = self.head(name).located(volumes[:, index])
+            placed = self.head(name).located(volumes[:, index].detach())
             loc = torch.cat([loc[:, : where.start], placed, loc[:, where.stop :]], 1)
         settings = self.settings(sight)
         wanted = self.active > 0
@@ -381,7 +384,7 @@ class PartitionedVAE(nn.Module):
         canonical = self.canonical(sight.batch.scan, still, sight.batch.coverage)
         image = torch.cat([with_local_contrast(canonical), sight.batch.coverage], 1)
         features = self.encoder(image)
-        return canonical, features, self.mask_decoder(features, image)
+        return canonical, features, self.mask_decoder(features, canonical)
 
 
 def _unit_grid(shape: tuple[int, int, int]) -> Float[Tensor, "3 x y z"]:

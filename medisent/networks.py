@@ -74,7 +74,7 @@ class MaskDecoder(nn.Module):
         U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger, Fischer, Brox, 2015)
     """
 
-    def __init__(self, encoder: Encoder, channels: int, masks: int) -> None:
+    def __init__(self, encoder: Encoder, masks: int) -> None:
         super().__init__()
         self.shape, self.padded = encoder.shape, encoder.padded
         widths = encoder.widths
@@ -89,10 +89,10 @@ class MaskDecoder(nn.Module):
             )
             for fine in widths[-2::-1]
         )
-        self.last = nn.Conv3d(widths[0] + 8 * channels, masks * 8, kernel_size=3, padding=1)
+        self.last = nn.Conv3d(widths[0] + 8, masks * 8, kernel_size=3, padding=1)
 
     def forward(
-        self, features: list[Float[Tensor, "batch _ _ _ _"]], image: Float[Tensor, "batch channels x y z"]
+        self, features: list[Float[Tensor, "batch _ _ _ _"]], image: Float[Tensor, "batch 1 x y z"]
     ) -> Float[Tensor, "batch masks x y z"]:
         current = features[-1]
         for rise, join, skip in zip(self.rises, self.joins, features[-2::-1], strict=True):

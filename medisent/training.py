@@ -216,7 +216,8 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
         (costs["total"] / 1000).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        for part in self.network.children():  # each by itself, or the decoder's gradient would silence the others
+            nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
         return costs

@@ -88,7 +88,7 @@ class TrainingSettings:
     epochs: Annotated[int, Gt(0)] | None = None
     steps: Annotated[int, Gt(0)] | None = None
     seed: Annotated[int, Ge(0)] = 0
-    batch: Annotated[int, Gt(0)] = 8
+    batch: Annotated[int, Gt(0)] = 4
     learning_rate: Annotated[float, Gt(0)] = 1e-3
 
     def __post_init__(self) -> None:
