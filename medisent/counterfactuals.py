@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from medisent.checkpoints import Trained
+from medisent.checkpoints import FactorCard, Trained
 from medisent.errors import InterventionError, UsageError
 from medisent.factors import Factor
 from medisent.grids import restore, unit_coordinates
@@ -68,9 +68,8 @@ def wanted_value(trained: Trained, reading: Reading, wish: Wish, *, extrapolate:
     else:
         value = _relative(factor, reading.readouts[wish.name].estimate, wish)
     entry = trained.card.factors[wish.name]
-    # Relative steps of a known scanner are safe a little beyond its range; a tenth keeps rounding from refusing an edge.
-    slack = 0.1 * (entry.high - entry.low)
-    if not extrapolate and not entry.low - slack <= value <= entry.high + slack:
+    low, high = _bounds(factor, entry)
+    if not extrapolate and not low <= value <= high:
         raise InterventionError(
             f"{wish} asks for {factor.show(value)}, but training saw {factor.show(entry.low)} to "
             f"{factor.show(entry.high)}. Choose a value in between, or add --extrapolate."
@@ -124,7 +123,7 @@ def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
     same = bool((before.stacked() == after.stacked()).all())
     if native is None and same:
         return scan
-    exact = np.float64 if scan.voxels.dtype.itemsize > 4 else np.float32
+    exact = np.result_type(scan.voxels.dtype, np.float32).type  # float64 for int32: float32 loses its last digits
     voxels: Float[np.ndarray, "x y z"] = scan.voxels.astype(exact)
     depth = max(1, _SLAB // int(np.prod(voxels.shape[1:])))
     for start in range(0, voxels.shape[0], depth):
@@ -176,6 +175,17 @@ def _factor(trained: Trained, name: str) -> Factor:
     if name not in factors:
         raise InterventionError(f"This model has no factor {name!r}. It has {', '.join(factors)}.")
     return factors[name]
+
+
+def _bounds(factor: Factor, entry: FactorCard) -> tuple[float, float]:
+    """How far a factor may be moved: what training saw and a tenth more, on the factor's own scale.
+
+    Steps a little beyond are safe, and rounding must not refuse an edge.
+    """
+    if factor.kind == "positive":
+        return entry.low / 1.1, entry.high * 1.1
+    slack = 0.1 * (entry.high - entry.low)
+    return entry.low - slack, entry.high + slack
 
 
 def _relative(factor: Factor, present: float, wish: Wish) -> float:
