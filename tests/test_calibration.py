@@ -1,0 +1,99 @@
+"""Laws of calibration: intervals hold what they promise, subject by subject, and the card says what training saw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medisent.batches import Batch
+from medisent.calibration import LEVEL, abducted, calibrate
+from medisent.checkpoints import Card, Trained
+from medisent.readings import latent_distance, ranges
+
+
+def relabelled(shown: Batch, count: int, seed: int = 0) -> Batch:
+    """So many scans, some of them twice, whose labels have nothing to do with them."""
+    batch = shown[torch.arange(count) % len(shown)]
+    chance = torch.Generator().manual_seed(seed)
+    values = batch.values.clone()
+    for column, scale in ((0, 20.0), (1, 80.0), (3, 1.0)):
+        values[:, column] = scale * torch.exp(0.3 * torch.randn(count, generator=chance))
+    return replace(batch, values=values)
+
+
+def card_of(trained: Trained, shown: Batch, held: Batch | None, subjects: list[str]) -> Card:
+    own = [f"train {i}" for i in range(len(shown))]
+    return calibrate(trained.network, shown, held, subjects=own, validation_subjects=subjects, steps=3)
+
+
+def covered(trained: Trained, card: Card, batch: Batch, column: int, name: str) -> torch.Tensor:
+    _, low, high = ranges(replace(trained, card=card), abducted(trained.network, batch))[name].T
+    truth = batch.values[:, column]
+    return (low <= truth * (1 + 1e-5)) & (truth * (1 - 1e-5) <= high)
+
+
+@pytest.mark.parametrize(("column", "name"), [(0, "tumour_volume"), (1, "head_size"), (3, "brightness")])
+def test_intervals_hold_the_truth_as_often_as_they_promise_where_they_were_measured(trained, shown, column, name):
+    held = relabelled(shown, 20)
+    card = card_of(trained, shown, held, [f"s{i}" for i in range(20)])
+    assert card.level == LEVEL == 0.9
+    assert card.factors[name].calibrated == 20
+    share = float(covered(trained, card, held, column, name).float().mean())
+    assert 0.9 <= share < 1
+
+
+def test_many_scans_of_few_subjects_count_as_few(trained, shown):
+    held = relabelled(shown, 20)
+    card = card_of(trained, shown, held, [f"s{i // 4}" for i in range(20)])
+    alone = card_of(trained, shown, held, [f"s{i}" for i in range(20)])
+    # Five subjects cannot promise nine in ten: the interval is wide, and not called calibrated.
+    assert card.factors["head_size"].calibrated == 0
+    assert card.factors["head_size"].conformal > alone.factors["head_size"].conformal
+
+
+def test_factors_without_labels_or_without_an_order_are_not_called_calibrated(trained, shown):
+    card = card_of(trained, shown, relabelled(shown, 12), [f"s{i}" for i in range(12)])
+    assert card.factors["site"].calibrated == 0
+    assert card.factors["contrast"].calibrated == 0
+    assert "contrast_r2" not in card.figures
+
+
+def test_a_card_says_what_training_saw(trained, shown):
+    card = card_of(trained, shown, None, [])
+    assert (card.scans, card.subjects, card.steps) == (6, 6, 3)
+    for column, name in ((0, "tumour_volume"), (1, "head_size"), (3, "brightness")):
+        labels = shown.values[:, column].tolist()
+        assert card.factors[name].low == pytest.approx(min(labels))
+        assert card.factors[name].high == pytest.approx(max(labels))
+    read = ranges(trained, abducted(trained.network, shown))["contrast"][:, 0]
+    assert card.factors["contrast"].low == pytest.approx(float(read.min()))
+    assert card.factors["contrast"].high == pytest.approx(float(read.max()))
+    for entry in card.factors.values():
+        assert len(entry.quantiles) == 101
+        assert list(entry.quantiles) == sorted(entry.quantiles)
+
+
+def test_scans_of_training_lie_nearer_to_training_than_others(trained, shown):
+    z = abducted(trained.network, shown).q.loc[:, : trained.network.code_size]
+    away = z + 5 * (z - z.mean(0)) + 1
+    assert float(latent_distance(trained.card, z).max()) < float(latent_distance(trained.card, away).min())
+    centre = torch.tensor(trained.card.centre)[None]
+    assert float(latent_distance(trained.card, centre)) == 0
+
+
+def test_calibrating_leaves_the_weights_alone_and_is_the_same_every_time(trained, shown):
+    before = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    one, other = (card_of(trained, shown, relabelled(shown, 9), [f"s{i}" for i in range(9)]) for _ in range(2))
+    assert one == other
+    after = trained.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_batch_is_inferred_a_few_at_a_time_as_at_once(trained, shown):
+    many = relabelled(shown, 19)  # more than are taken at once
+    found = abducted(trained.network, many)
+    assert found.q.loc.shape[0] == found.masks.shape[0] == found.canonical.shape[0] == 19
+    assert torch.allclose(found.q.loc[6:12], found.q.loc[:6], atol=1e-5)
+    assert torch.allclose(found.q.loc[18], found.q.loc[0], atol=1e-5)
