@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributions import Normal
 
 from medisent.batches import Batch
 from medisent.checkpoints import Trained
@@ -20,6 +21,7 @@ from medisent.mechanisms import MECHANISMS, Mechanism, Scene, mechanism_of
 from medisent.model import Change, Draw, Head, PartitionedVAE
 from medisent.objectives import TERMS, Objective
 from medisent.readings import Reading, read_factors
+from medisent.scanners import Scanner
 from medisent.training import changed
 from medisent.volumes import Volume
 
@@ -272,6 +274,63 @@ def test_what_is_known_of_one_scan_does_not_change_what_another_costs(name, netw
 @pytest.mark.parametrize("name", ["readout", "mask"])
 def test_what_nobody_knows_costs_nothing(name, network, change):
     assert torch.equal(TERMS[name](network)(network(forgetful(change, torch.arange(4)))), torch.zeros(4))
+
+
+def test_the_scanner_costs_least_where_both_estimates_lead_to_the_same_canonical_scan(network, change):
+    with torch.no_grad():
+        draw: Draw = network(change)
+        term = TERMS["scanner"](network)
+        right = change.scanner.after(draw.before.scanner).stacked()
+        right[:, 0] -= change.log_rescale
+        twice = [
+            scanner.remove(batch.scan, network.basis)
+            for scanner, batch in ((draw.before.scanner, change.plain), (Scanner.unstacked(right), change.changed))
+        ]
+        tissue = (change.plain.scan > 0.5) & (change.plain.coverage == 1)
+        assert float((twice[0] - twice[1])[tissue].abs().mean()) < 0.05  # the noise that was added
+        least = term(replace(draw, after=replace(draw.after, scanner=Scanner.unstacked(right))))
+        for column in range(right.shape[1]):
+            for step in (-0.1, 0.1):
+                off = right.clone()
+                off[:, column] += step
+                assert (term(replace(draw, after=replace(draw.after, scanner=Scanner.unstacked(off)))) > least).all()
+
+
+def test_a_mask_costs_least_where_it_is_the_known_one(network, change):
+    with torch.no_grad():
+        draw: Draw = network(change)
+        term, known = TERMS["mask"](network), draw.batch.masks.clamp(1e-4, 1 - 1e-4)
+        there = draw.batch.masks.flatten(1).sum(1) > 0
+        assert there.sum() >= 2
+        least = term(replace(draw, mask_logits=known.logit()))
+        for other in (known.roll(2, 3), 0.5 * known, 0.5 + 0.5 * known, torch.zeros_like(known) + 1e-4):
+            assert (term(replace(draw, mask_logits=other.logit())) > least)[there].all()
+
+
+def test_the_distortion_grows_with_the_distance_and_only_inside_the_field_of_view(network, change):
+    with torch.no_grad():
+        draw: Draw = network(change)
+        term, away = TERMS["distortion"](network), torch.zeros_like(draw.canonical)
+        away[..., :8] = 0.5
+        scale = draw.likelihood.scale
+        near, far = (replace(draw, likelihood=Normal(draw.canonical + k * away, scale)) for k in (0, 1))
+        assert (term(far) > term(near)).all()
+        blind = replace(change.changed, coverage=change.changed.coverage * (away == 0))
+        hidden = replace(change, changed=blind)
+        assert torch.equal(term(replace(far, change=hidden)), term(replace(near, change=hidden)))
+
+
+def test_a_readout_costs_least_where_it_is_sure_of_what_is_known(network, change):
+    with torch.no_grad():
+        draw: Draw = network(change)
+        term, index = TERMS["readout"](network), list(network.factors).index("real")
+        target = network.embed("real", change.plain.values[:, index])[:, 0]
+        costs = [
+            term(replace(draw, readouts={**draw.readouts, "real": Normal(target + away, 0.1)}))
+            for away in (0, 0.1, -0.5)
+        ]
+        assert (costs[0] < costs[1]).all()
+        assert (costs[1] < costs[2]).all()
 
 
 def test_an_objective_weighs_its_terms_and_leaves_out_what_weighs_nothing(network, change):
