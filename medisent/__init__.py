@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from medisent.version import __version__
+
 if TYPE_CHECKING:
     from medisent import metrics as metrics
     from medisent.errors import MedisentError as MedisentError
     from medisent.formats import read as read
     from medisent.models import load as load
 
-__version__ = "0.1.0"
 __all__ = ["MedisentError", "__version__", "load", "metrics", "read"]
 
 _HOMES = {

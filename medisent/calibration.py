@@ -42,6 +42,9 @@ def calibrate(
     """
     network.eval()
     seen = abducted(network, training)
+    for column, name in enumerate(network.factors):
+        if name in network.heads:
+            network.head(name).refit(seen.q[name].loc, training.values[:, column])
     held = abducted(network, validation) if validation is not None else None
     factors, figures = {}, {}
     truths = validation.values if validation is not None else torch.zeros(0, len(network.factors))

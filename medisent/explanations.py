@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medisent import __version__
 from medisent.checkpoints import Trained
 from medisent.counterfactuals import with_values
 from medisent.errors import InterventionError
@@ -23,6 +22,7 @@ from medisent.files import whole_folder
 from medisent.formats import write
 from medisent.readings import Reading, read_factors
 from medisent.reports import Comparison, FactorMap, explanation_page
+from medisent.version import __version__
 from medisent.volumes import Volume
 
 SCHEMA = 1

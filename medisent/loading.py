@@ -82,7 +82,7 @@ class SampleMasksd(MapTransform):  # type: ignore[misc]
         for key in self.keys:
             mask = item.get(key)
             if isinstance(mask, Volume):
-                inside = mask.with_voxels((mask.voxels > 0.5).astype(np.uint8))
+                inside = mask.with_voxels(np.clip(mask.voxels, 0, 1).astype(np.float32))
                 item[key] = _tensor(sample(inside, item["placed"]))
             else:
                 item[key] = torch.full((1, *item["placed"].shape), math.nan)

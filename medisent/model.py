@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from medisent.batches import Batch
 from medisent.factors import Factor, Partition, Role
-from medisent.networks import Decoder, Encoder, MaskDecoder, ScannerEncoder, with_local_contrast
+from medisent.networks import Decoder, Encoder, MaskDecoder, Perceptron, ScannerEncoder, with_local_contrast
 from medisent.posterior import PartitionedNormal
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
 
@@ -139,6 +139,22 @@ class Head(nn.Module):
             self.centre.copy_(embedding.mean(0))
             self.spread.copy_(embedding.std(0).clamp(min=1e-6))
 
+    @torch.no_grad()
+    def refit(self, block: Float[Tensor, "scans latents"], values: Float[Tensor, " scans"]) -> None:
+        """Fit the readout at given latents by least squares; only for types whose likelihood is normal.
+
+        Training reads samples, which shrinks a readout towards the mean; a scan is read at the posterior's mean.
+        """
+        known = values.isfinite()
+        if not self.factor.standardised or int(known.sum()) < 4 * (self.factor.size + 1):
+            return
+        wanted = self.embed(values[known])[:, 0]
+        inputs = torch.cat([block[known], torch.ones(len(wanted), 1)], 1)
+        found = torch.linalg.lstsq(inputs.double(), wanted.double()[:, None]).solution[:, 0].float()
+        spread = (wanted - inputs @ found).std().clamp(min=0.02)
+        self.readout.weight[0], self.readout.bias[0] = found[:-1], found[-1]
+        self.readout.weight[1], self.readout.bias[1] = 0.0, (spread - 1e-2).expm1().log()
+
     def embed(self, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch embedding"]:
         """Standardised embeddings of values; NaN where a value is unknown."""
         return (self.factor.embed(value) - self.centre) / self.spread
@@ -203,9 +219,7 @@ class PartitionedVAE(nn.Module):
         self.bias_offset = nn.Parameter(torch.zeros(()))
         self.scanner_encoder = ScannerEncoder(shape, max(8, width // 2), 2 + BIAS_TERMS)
         self.encoder = Encoder(shape, _CHANNELS, width)
-        self.posterior = nn.Sequential(
-            nn.Linear(self.encoder.bottom_size, 128), nn.SiLU(), nn.Linear(128, 2 * self.code_size)
-        )
+        self.posterior = Perceptron(self.encoder.bottom_size, 128, 2 * self.code_size)
         self.mask_decoder = MaskDecoder(self.encoder, max(1, len(self.shaped)))
         self.decoder = Decoder(self.encoder, self.code_size)
         self.log_sigma = nn.Parameter(torch.tensor(-2.3))

@@ -92,9 +92,9 @@ def regrown(
     Raises:
         ValueError: The mask is empty.
     """
-    total = float(mask.sum()) * voxel_ml
-    reach = (3 * (total + abs(change_ml)) / voxel_ml) ** (1 / 3)
-    box = _box(mask, margin=int(np.ceil(min(reach, 2 + abs(change_ml) / voxel_ml))) + 4)
+    voxels = float(mask.sum())
+    growth = _radius(voxels + max(0.0, change_ml) / voxel_ml) - _radius(voxels)
+    box = _box(mask, margin=int(np.ceil(growth)) + 5)
     part, outline = image[box], Outline.of(mask[box], voxel_ml)
     offset = outline.offset_for(change_ml)
     profile = Profile.of(part, outline)
@@ -163,6 +163,11 @@ def _box(mask: Float[np.ndarray, "x y z"], margin: int) -> tuple[slice, slice, s
         slice(max(0, int(s[0]) - margin), int(s[-1]) + margin + 1) if len(s) else slice(None) for s in seen
     )
     return x, y, z
+
+
+def _radius(volume: float) -> float:
+    """Of a ball."""
+    return float((3 * volume / (4 * np.pi)) ** (1 / 3))
 
 
 def _coarse(fine: Float[np.ndarray, "fx fy fz"]) -> Float[np.ndarray, "x y z"]:

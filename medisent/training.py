@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
 
 from medisent.batches import Batch
 from medisent.calibration import calibrate
@@ -212,6 +213,7 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         plain = self.shown[self._next_rows().to(self.shown.scan.device)]
+        plain = jittered(plain, self.chance, settings.jitter)
         costs: dict[str, Tensor] = self.objective(self.network(changed(plain, self.network, self.chance)))
         self.optimiser.zero_grad(set_to_none=True)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
@@ -277,6 +279,44 @@ class Loop:
         torch.set_rng_state(tensors["torch"])
         self.order = tensors["order"]
         self.step, self.seconds = int(tensors["clock"][0]), float(tensors["clock"][1])
+
+
+def jittered(batch: Batch, chance: torch.Generator, strength: float) -> Batch:
+    """The scans as if the patients had lain a little otherwise: shifted by whole voxels, every other one turned too.
+
+    Arguments:
+        batch: Scans, with masks and coverage, which move along.
+        chance: The source of chance.
+        strength: 1 is up to two voxels along each axis and turns of about six degrees; 0 is none.
+    """
+    count, shape = len(batch), batch.scan.shape[2:]
+    shift = (torch.rand(count, 3, generator=chance) * 2 - 1) * 2 * strength
+    angle = torch.randn(count, 3, generator=chance).clamp(-2, 2) * math.radians(6) * strength
+    angle *= torch.rand(count, 1, generator=chance) < 0.5
+    if strength == 0:
+        return batch
+    # grid_sample counts axes backwards and from -1 to 1, so turns are made isotropic by the grid's sides.
+    sides = torch.tensor(shape[::-1], dtype=torch.float32)
+    turn = torch.linalg.matrix_exp(torch.stack([_skew(a) for a in angle])) * sides / sides[:, None]
+    theta = torch.cat([turn, (2 * shift.round() / sides)[:, :, None]], 2).to(batch.scan.device)
+    masks = batch.masks.nan_to_num(nan=-1.0)
+    stacked = torch.cat([batch.scan, batch.coverage, masks], 1)
+    grid = affine_grid(theta, list(stacked.shape), align_corners=False)
+    moved = grid_sample(stacked, grid, padding_mode="zeros", align_corners=False)
+    unknown = batch.masks.isnan()
+    return replace(
+        batch,
+        scan=moved[:, :1],
+        coverage=moved[:, 1:2],
+        masks=torch.where(unknown, torch.nan, moved[:, 2:].clamp(0, 1)),
+    )
+
+
+def _skew(vector: Tensor) -> Tensor:
+    """The generator of a rotation about a vector."""
+    x, y, z = vector
+    zero = torch.zeros(())
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
 
 
 def changed(plain: Batch, network: PartitionedVAE, chance: torch.Generator) -> Change:

@@ -82,6 +82,7 @@ class TrainingSettings:
         seed: Of everything that is drawn.
         batch: Scans a step.
         learning_rate: Of the optimiser, at its highest.
+        jitter: How far scans are shifted and turned while training; 0 for factors that are positions or directions.
     """
 
     minutes: Annotated[float, Gt(0)] | None = None
@@ -89,7 +90,8 @@ class TrainingSettings:
     steps: Annotated[int, Gt(0)] | None = None
     seed: Annotated[int, Ge(0)] = 0
     batch: Annotated[int, Gt(0)] = 4
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    learning_rate: Annotated[float, Gt(0)] = 3e-3
+    jitter: Annotated[float, Ge(0), Le(3)] = 1.0
 
     def __post_init__(self) -> None:
         given = [name for name in ("minutes", "epochs", "steps") if getattr(self, name) is not None]
@@ -120,7 +122,7 @@ class Weights:
     rate: Weight = 1.0
     readout: Weight = 10.0
     mask: Weight = 1.0
-    scanner: Weight = 10.0
+    scanner: Weight = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
