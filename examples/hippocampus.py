@@ -120,16 +120,16 @@ def main(folder: Path, minutes: float) -> None:
         print(split, scores.to_json()["readout"])
     table = pd.read_csv(folder / "cohort.tsv", sep="\t")
     held = table[table["split"] != "train"].copy()
-    held["estimate"] = [
-        model.explain(path).reading.readouts["hippocampal_volume"].estimate for path in held["scan"]
-    ]
+    held["estimate"] = [model.explain(path).reading.readouts["hippocampal_volume"].estimate for path in held["scan"]]
     median, worst = brightened(model, held[held["split"] == "validation"])
     print(f"scan x1.5: the volume moves by {median:.2%} at the median, {worst:.2%} at worst")
     explanation = model.explain(held["scan"].iloc[0])
     explanation.save(folder / "explanation")
     draw(explanation, held, folder / "hippocampus.png")
     print(explanation.factors.to_string(index=False))
-    series = sorted(p for p in (data / "pgbm_dicom").rglob("*") if p.is_dir() and any(q.is_file() for q in p.iterdir()))[0]
+    series = sorted(
+        p for p in (data / "pgbm_dicom").rglob("*") if p.is_dir() and any(q.is_file() for q in p.iterdir())
+    )[0]
     stranger = explain(trained, medisent.read(series))
     stranger.save(folder / "stranger")
     print("\nA DICOM series of a whole head, which this model has never seen the like of:")

@@ -87,8 +87,7 @@ def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
         canonical = torch.cat([p.canonical.cpu() for p in parts])
         masks = torch.cat([p.masks.cpu() for p in parts])
     network.cpu()
-    found = Abduction(sight, canonical, masks, q)
-    return found
+    return Abduction(sight, canonical, masks, q)
 
 
 def _reach(
@@ -108,7 +107,7 @@ def _reach(
     groups = np.array(subjects)[known.numpy()]
     reach = conformal_quantile(scores, LEVEL, groups)
     count = len(set(groups.tolist()))
-    # With fewer than nine subjects no finite interval can promise the level: the largest score, doubled, is what is left.
+    # With fewer than nine subjects no finite interval can promise the level: the largest score, doubled, is left.
     return (reach, count) if math.isfinite(reach) else (2 * float(scores.max()), 0)
 
 

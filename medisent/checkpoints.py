@@ -127,7 +127,12 @@ def save_model(study: Study, network: PartitionedVAE, card: Card, path: Path) ->
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     # Where the table lies is nobody's business but the run folder's.
     told = replace(study, cohort=replace(study.cohort, table=Path(study.cohort.table.name)))
-    header = {"schema": str(SCHEMA), "kind": "medisent model", "study": dump_study(told), "card": json.dumps(asdict(card))}
+    header = {
+        "schema": str(SCHEMA),
+        "kind": "medisent model",
+        "study": dump_study(told),
+        "card": json.dumps(asdict(card)),
+    }
     save_tensors(weights, header, path)
 
 
@@ -245,4 +250,3 @@ def _card(found: dict[str, Any]) -> Card:
     precision = tuple(tuple(row) for row in found.pop("precision"))
     rest: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
     return Card(factors=factors, precision=precision, **rest)
-

@@ -177,7 +177,9 @@ def load_cohort(
     if faults:
         raise CohortError(f"{len(faults)} of {len(cohort)} scans cannot be used: " + _listed(faults))
     scan = torch.stack([item["scan"] for item in loaded])
-    masks = [torch.cat([item[name] for name in shaped]) if shaped else scan.new_zeros(0, *scan.shape[2:]) for item in loaded]
+    masks = [
+        torch.cat([item[name] for name in shaped]) if shaped else scan.new_zeros(0, *scan.shape[2:]) for item in loaded
+    ]
     values = torch.tensor([row.values for row in cohort.rows], dtype=torch.float32).reshape(len(loaded), -1)
     batch = Batch(
         scan,
@@ -213,7 +215,10 @@ def _values(table: pd.DataFrame, factors: Sequence[Factor]) -> np.ndarray:
             except InterventionError as error:
                 faults.append(f"row {row + 2}: {error}")
         if not np.isfinite(values[:, column]).any() and not faults and not factor.mask:
-            raise CohortError(f"The column {factor.column} of {factor.name} has no value at all. Fill some in, or leave the factor out.")
+            raise CohortError(
+                f"The column {factor.column} of {factor.name} has no value at all. "
+                "Fill some in, or leave the factor out."
+            )
     if faults:
         raise CohortError(f"{len(faults)} values cannot be used: " + _listed(faults))
     return values
@@ -222,13 +227,15 @@ def _values(table: pd.DataFrame, factors: Sequence[Factor]) -> np.ndarray:
 def _checked_splits(splits: pd.Series[str], subjects: pd.Series[str]) -> pd.Series[str]:
     wrong = [f"row {i + 2}: {s!r}" for i, s in enumerate(splits) if s not in SPLITS]
     if wrong:
-        raise CohortError(f"A split is one of {', '.join(SPLITS)}, but {len(wrong)} rows have another: " + _listed(wrong))
+        raise CohortError(
+            f"A split is one of {', '.join(SPLITS)}, but {len(wrong)} rows have another: " + _listed(wrong)
+        )
     spread = splits.groupby(subjects).nunique()
     leaking = [f"row {i + 2}" for i, s in enumerate(subjects) if spread[s] > 1]
     if leaking:
         raise CohortError(
-            f"Scans of one subject fall into different splits, which would flatter every figure ({int((spread > 1).sum())} "
-            "subjects): " + _listed(leaking)
+            "Scans of one subject fall into different splits, which would flatter every figure "
+            f"({int((spread > 1).sum())} subjects): " + _listed(leaking)
         )
     return splits
 

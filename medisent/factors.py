@@ -1,4 +1,4 @@
-"""What a factor is: its name, role, unit, and the distribution its values follow. Holds no weights and reads no file."""
+"""What a factor is: its name, role, unit, and the distribution its values follow. Holds no weights, reads no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a factor shows in a scan: from a wish ("tumour 20 mL") to a new canonical scan, or to a new setting of the scanner."""
+"""How a factor shows in a scan: from a wish ("tumour 20 mL") to a new canonical scan or new settings of the scanner."""
 
 from __future__ import annotations
 

@@ -227,7 +227,8 @@ class PartitionedVAE(nn.Module):
         self.register_buffer("reference", torch.zeros(()))
         self.register_buffer("basis", bias_basis(_unit_grid(shape)), persistent=False)
         self.register_buffer(
-            "active", torch.cat([torch.full((_SCANNER_SIZES[n],), float(n in scanner)) for n in SCANNER_FACTORS]),
+            "active",
+            torch.cat([torch.full((_SCANNER_SIZES[n],), float(n in scanner)) for n in SCANNER_FACTORS]),
             persistent=False,
         )
 
@@ -266,7 +267,7 @@ class PartitionedVAE(nn.Module):
         and without any gains the cohort's geometric mean has brightness 1.
         """
         offsets = batch.log_scale
-        for column, (name, factor) in enumerate(self.factors.items()):
+        for column, name in enumerate(self.factors):
             if name in self.heads:
                 self.head(name).fit(batch.values[:, column])
             elif name == "brightness" and bool((batch.values[:, column] > 0).any()):
@@ -351,7 +352,9 @@ class PartitionedVAE(nn.Module):
 
     def readouts(self, z: Float[Tensor, "batch latents"]) -> dict[str, Distribution]:
         """For each factor, the distribution of its (standardised) embedding that these latents describe."""
-        found: dict[str, Distribution] = {name: self.head(name)(z[:, self.partition[name].where]) for name in self.heads}
+        found: dict[str, Distribution] = {
+            name: self.head(name)(z[:, self.partition[name].where]) for name in self.heads
+        }
         for name in self.scanner_names:
             block = z[:, self.partition[name].where]
             loc = block[:, 0] if name != "bias_field" else (bias_strength(block) + 1e-6).log() + self.bias_offset

@@ -1,4 +1,4 @@
-"""The networks: what turns voxels into features, features into masks and latents into scans. Know no factor and no file.
+"""The networks: what turns voxels into features, features into masks and latents into scans. Know no factor, no file.
 
 All of them work on the grid halved by a space-to-depth step, at an eighth of the cost of full-resolution
 convolutions; the last layer convolves before it goes back to full resolution. Any grid shape is padded to fit.
@@ -206,7 +206,9 @@ def padded_shape(shape: tuple[int, int, int], levels: int) -> tuple[int, int, in
     return x, y, z
 
 
-def fitted(image: Float[Tensor, "batch channels _ _ _"], shape: tuple[int, int, int]) -> Float[Tensor, "batch channels x y z"]:
+def fitted(
+    image: Float[Tensor, "batch channels _ _ _"], shape: tuple[int, int, int]
+) -> Float[Tensor, "batch channels x y z"]:
     """The image padded with zeros, or cropped, about its centre."""
     margins: list[int] = []
     for have, want in zip(reversed(image.shape[2:]), reversed(shape), strict=True):

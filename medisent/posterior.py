@@ -49,7 +49,9 @@ class PartitionedNormal:
         References:
             Multi-Level Variational Autoencoder (Bouchacourt, Tomioka, Nowozin, 2018)
         """
-        together = (group[:, None] == group[None]) & (group[:, None] >= 0) | torch.eye(len(group), dtype=torch.bool, device=group.device)
+        together = (group[:, None] == group[None]) & (group[:, None] >= 0) | torch.eye(
+            len(group), dtype=torch.bool, device=group.device
+        )
         weight = together.to(self.loc.dtype)
         precision = self.scale.square().reciprocal()
         pooled = weight @ precision

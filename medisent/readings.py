@@ -1,4 +1,4 @@
-"""What a trained model reads from one scan: factors with intervals, the scene that mechanisms act on, and how far to trust it."""
+"""What a trained model reads from one scan: factors with intervals, the scene for mechanisms, how far to trust it."""
 
 from __future__ import annotations
 
@@ -166,7 +166,9 @@ def estimates(network: PartitionedVAE, found: Abduction) -> dict[str, tuple[Tens
             own = readouts[name]
             slope = head.readout.weight[0]
             spread = ((slope * block.scale) ** 2).sum(1)
-            deviation = (own.stddev**2 + spread).sqrt() if isinstance(own, Normal) else torch.full_like(spread, math.nan)
+            deviation = (
+                (own.stddev**2 + spread).sqrt() if isinstance(own, Normal) else torch.full_like(spread, math.nan)
+            )
         else:
             own = readouts[name]
             assert isinstance(own, Normal)
@@ -230,15 +232,20 @@ def _checks(trained: Trained, found: Abduction, readouts: Mapping[str, Readout],
     covered = float(found.sight.batch.coverage.mean())
     result = {
         "reconstruction": _against(
-            error, card.typical_error,
+            error,
+            card.typical_error,
             "The model redraws this scan much worse than the scans it was trained on; do not rely on the readouts.",
         ),
         "similarity": _against(
-            distance, card.typical_distance,
+            distance,
+            card.typical_distance,
             "This scan's anatomy lies outside of what training saw; do not rely on the readouts.",
         ),
         "field_of_view": Check(
-            covered > 0.5, covered, 0.5, 1.0,
+            covered > 0.5,
+            covered,
+            0.5,
+            1.0,
             f"The scan covers {covered:.0%} of the model's field of view."
             + ("" if covered > 0.5 else " The model was trained on more; do not rely on the readouts."),
         ),
@@ -250,7 +257,9 @@ def _checks(trained: Trained, found: Abduction, readouts: Mapping[str, Readout],
         entry = card.factors[name]
         value, margin = readouts[name].estimate, 1.1
         inside = entry.low / margin <= value <= entry.high * margin
-        unlike = f"{name} is {value:.3g}, but training saw {entry.low:.3g} to {entry.high:.3g}: the scanner is unlike those."
+        unlike = (
+            f"{name} is {value:.3g}, but training saw {entry.low:.3g} to {entry.high:.3g}: the scanner is unlike those."
+        )
         result[f"scanner_{name}"] = Check(
             inside, value, entry.low, entry.high, f"{name} is within what training saw." if inside else unlike
         )

@@ -28,11 +28,15 @@ class Scanner:
     log_gamma: Float[Tensor, " batch"]
     bias: Float[Tensor, "batch terms"]
 
-    def apply(self, canonical: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]) -> Float[Tensor, "batch 1 *space"]:
+    def apply(
+        self, canonical: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]
+    ) -> Float[Tensor, "batch 1 *space"]:
         """What this scanner makes of canonical scans. Values below zero count as zero."""
         return canonical.clamp(min=0).pow(_wide(self.log_gamma.exp(), canonical)) * self._field(canonical, basis).exp()
 
-    def remove(self, scan: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]) -> Float[Tensor, "batch 1 *space"]:
+    def remove(
+        self, scan: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]
+    ) -> Float[Tensor, "batch 1 *space"]:
         """The canonical scans behind scans of this scanner. Values below zero count as zero."""
         flat = scan.clamp(min=0) * (-self._field(scan, basis)).exp()
         return flat.pow(_wide((-self.log_gamma).exp(), scan))
@@ -55,7 +59,9 @@ class Scanner:
         """The inverse of ``stacked``."""
         return Scanner(settings[:, 0], settings[:, 1], settings[:, 2:])
 
-    def _field(self, like: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]) -> Float[Tensor, "batch 1 *space"]:
+    def _field(
+        self, like: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]
+    ) -> Float[Tensor, "batch 1 *space"]:
         field: Tensor = _wide(self.log_gain, like) + torch.tensordot(self.bias, basis, dims=1)[:, None]
         return field
 
@@ -89,7 +95,7 @@ def bias_strength(bias: Float[Tensor, "batch terms"]) -> Float[Tensor, " batch"]
 
 
 def measured_scale(image: Float[Tensor, "*space"]) -> Float[Tensor, ""]:
-    """The typical intensity of tissue in a scan, in the scan's own unit; exactly k times as large in a scan k times as bright.
+    """The typical intensity of tissue in a scan, in the scan's own unit; k times as large in a scan k times as bright.
 
     Tissue is what exceeds half of the intensity-weighted mean intensity; its median is the scale.
     Air hardly weighs in, nor does a handful of very bright voxels. A scan without a positive voxel has scale 1.

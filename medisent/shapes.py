@@ -1,4 +1,4 @@
-"""How a structure with a soft outline grows or shrinks to a wanted volume, and what the scan shows then. Knows no network."""
+"""How a structure with a soft outline grows or shrinks to a wanted volume, and what a scan then shows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Outline:
         return float(self.mask(offset).sum(dtype=np.float64)) * self.voxel_ml
 
     def offset_for(self, change_ml: float) -> float:
-        """How far the surface has to move, in voxels, for the volume to change by so much; as far as it can, at most."""
+        """How far the surface has to move, in voxels, for the volume to change by so much, or as far as it can."""
         if change_ml == 0:
             return 0.0
         goal = self.volume(0.0) + change_ml
@@ -146,9 +146,7 @@ class Profile:
         return image
 
 
-def _by_depth(
-    outline: Outline, offset: float, depths: Float[np.ndarray, " knots"]
-) -> list[Float[np.ndarray, "x y z"]]:
+def _by_depth(outline: Outline, offset: float, depths: Float[np.ndarray, " knots"]) -> list[Float[np.ndarray, "x y z"]]:
     """For each knot, how much of each voxel lies inside the surface and near that depth; together the soft mask."""
     fine = outline.distance - offset
     inside = np.clip(0.5 - fine * _FINE, 0, 1)
@@ -159,9 +157,7 @@ def _by_depth(
 def _box(mask: Float[np.ndarray, "x y z"], margin: int) -> tuple[slice, slice, slice]:
     """Where the mask is, and a margin around it."""
     seen = [np.flatnonzero((mask > 0.01).any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
-    x, y, z = (
-        slice(max(0, int(s[0]) - margin), int(s[-1]) + margin + 1) if len(s) else slice(None) for s in seen
-    )
+    x, y, z = (slice(max(0, int(s[0]) - margin), int(s[-1]) + margin + 1) if len(s) else slice(None) for s in seen)
     return x, y, z
 
 

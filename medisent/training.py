@@ -245,8 +245,15 @@ class Loop:
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         tensors |= {"chance": self.chance.get_state(), "torch": torch.get_rng_state(), "order": self.order}
         tensors["clock"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
-        header = {"schema": "1", "kind": "medisent checkpoint", "study": dump_study(self.study), "log": "\n".join(self.records)}
-        save_tensors({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, header, self.run / CHECKPOINT)
+        header = {
+            "schema": "1",
+            "kind": "medisent checkpoint",
+            "study": dump_study(self.study),
+            "log": "\n".join(self.records),
+        }
+        save_tensors(
+            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, header, self.run / CHECKPOINT
+        )
         write_text(self.run / "metrics.jsonl", "".join(f"{line}\n" for line in self.records))
 
     def _resume(self) -> None:

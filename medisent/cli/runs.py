@@ -60,7 +60,13 @@ def train(
             evaluate_model(trained, None, split=split, seed=study.training.seed, progress=progress).save(folder)
     scores: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) if split else {}
     output.result(
-        {"schema": 1, "run": folder, "model": folder / "model.safetensors", "split": split, "evaluation": scores or None},
+        {
+            "schema": 1,
+            "run": folder,
+            "model": folder / "model.safetensors",
+            "split": split,
+            "evaluation": scores or None,
+        },
         [
             *(summary(scores) if scores else []),
             f"Run:  {folder}",
