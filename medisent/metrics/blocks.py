@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Num, Shaped
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from medisent.errors import UsageError
 from medisent.metrics.importances import dci_completeness, dci_disentanglement, permutation_importances

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from scipy import stats
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from medisent.metrics.samples import Sample
 
