@@ -19,6 +19,7 @@ from medisent.readings import Reading, read_factors
 from medisent.scanners import Scanner, bias_basis
 from medisent.volumes import Geometry, Volume
 
+_REFERENCE = {"brightness": 1.0, "contrast": 1.0, "bias_field": 0.0}
 _SLAB = 1 << 21  # voxels worked on at once
 
 
@@ -112,6 +113,23 @@ def with_values(trained: Trained, reading: Reading, values: Sequence[tuple[str, 
             scene = mechanism_of(trained.network, name).intervene(trained.network, scene, name, present[name], value)
             present[name] = value
     return shown(reading, scene, trained.study.scanner.air)
+
+
+def harmonized(trained: Trained, reading: Reading, to: Reading | None = None) -> Volume:
+    """The scan of a reading as the scanner of another one, or the reference scanner, would have shown it.
+
+    Gain, contrast and bias field go to those read from the other scan, or to gain and exponent 1 without a bias field;
+    anatomy stays.
+    """
+    scene = reading.scene
+    if to is not None:
+        # The whole bias field is taken over, not its strength alone.
+        log_gain = to.scene.scanner.log_gain + to.log_scale - reading.log_scale
+        return shown(reading, replace(scene, scanner=replace(to.scene.scanner, log_gain=log_gain)), trained.study.scanner.air)
+    names = trained.network.scanner_names
+    present = {name: reading.readouts[name].estimate for name in names}
+    wanted = [(name, _REFERENCE[name]) for name in names if name != "bias_field" or present[name] > 1e-6]
+    return with_values(trained, reading, wanted)
 
 
 def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medisent.checkpoints import Trained
-from medisent.counterfactuals import with_values
+from medisent.counterfactuals import harmonized, with_values
 from medisent.errors import InterventionError
 from medisent.factors import Factor
 from medisent.files import whole_folder
@@ -60,11 +60,7 @@ class Explanation:
     @cached_property
     def canonical(self) -> Volume:
         """The scan with its nuisance factors at the reference: gain and exponent 1, no bias field."""
-        names = self.trained.network.scanner_names
-        present = {name: self.reading.readouts[name].estimate for name in names}
-        reference = {"brightness": 1.0, "contrast": 1.0, "bias_field": 0.0}
-        wanted = [(name, reference[name]) for name in names if name != "bias_field" or present[name] > 1e-6]
-        return with_values(self.trained, self.reading, wanted)
+        return harmonized(self.trained, self.reading)
 
     @cached_property
     def maps(self) -> dict[str, Volume]:

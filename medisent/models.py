@@ -10,7 +10,7 @@ import pandas as pd
 
 from medisent.checkpoints import Card, Trained, find_model, load_model
 from medisent.config import Study
-from medisent.counterfactuals import Wish, counterfactual
+from medisent.counterfactuals import Wish, counterfactual, harmonized
 from medisent.errors import InterventionError
 from medisent.explanations import Explanation, explain
 from medisent.formats import read
@@ -74,6 +74,15 @@ class Model:
                 raise InterventionError(f"{name} takes a number or the name of a level, but got {type(value).__name__}.")
         wishes = [Wish(name, "=", value if isinstance(value, str) else repr(float(value))) for name, value in values.items()]
         return counterfactual(self.trained, _volume(scan), wishes, extrapolate=extrapolate)
+
+    def harmonize(self, scan: Volume | Path | str, to: Volume | Path | str | None = None) -> Volume:
+        """The scan as the scanner of another scan, or the reference scanner, would have shown it; anatomy stays.
+
+        Raises:
+            MedisentError: A scan is refused.
+        """
+        other = None if to is None else read_factors(self.trained, _volume(to))
+        return harmonized(self.trained, read_factors(self.trained, _volume(scan)), other)
 
     def encode(self, scans: Iterable[Volume | Path | str]) -> pd.DataFrame:
         """The latents of scans, a row a scan, columns named BLOCK.INDEX.

@@ -16,7 +16,7 @@ from medisent.cli.journey import demo
 from medisent.cli.machine import check, info
 from medisent.cli.output import refuse
 from medisent.cli.runs import evaluate, train
-from medisent.cli.scans import counterfactual, encode, explain
+from medisent.cli.scans import counterfactual, encode, explain, harmonize
 from medisent.errors import MachineError, MedisentError, UsageError
 
 INTERRUPTED = 130
@@ -27,7 +27,7 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 app = typer.Typer(
     name="medisent", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
 )  # fmt: skip
-for command in (demo, phantom, init, train, evaluate, explain, counterfactual, encode, info, check):
+for command in (demo, phantom, init, train, evaluate, explain, counterfactual, harmonize, encode, info, check):
     app.command()(command)
 
 

@@ -109,6 +109,43 @@ def counterfactual(
     output.result({"schema": 1, "out": target, "set": wishes or []}, [f"Counterfactual: {target}"])
 
 
+def harmonize(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan or many.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="A folder; for one scan also a .nii or .nii.gz file.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="SCAN", help="The scan whose scanner to imitate; else the reference.")
+    ] = None,
+    model: ModelName = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Take the differences between scanners out of scans.
+
+    Moves brightness, contrast and bias field to those of one scan, or to the reference; anatomy stays.
+    """
+    single = out.name.endswith((".nii", ".nii.gz"))
+    if single and len(scans) > 1:
+        raise UsageError(f"-o is the file {out}, but there are {len(scans)} scans. Name a folder.")
+    targets = [out if single else out / f"{stem(scan)}_harmonized.nii.gz" for scan in scans]
+    if len(set(targets)) < len(targets):
+        raise UsageError("Two of the scans have the same name, so one result would replace the other. Rename one.")
+    output = Output(as_json, quiet)
+    with output.progress() as progress:
+        progress.stage("loading the model")
+        loaded = _model(model, device, seed)
+        other = None if to is None else _read(to, None, None, output)
+        progress.stage("harmonizing", len(scans))
+        for path, target in zip(scans, targets, strict=True):
+            _write_synthetic(loaded.harmonize(_read(path, None, None, output), other), target, ["the scanner of another scan" if to else "the reference scanner"])
+            progress.advance(1)
+    output.result({"schema": 1, "out": out, "scans": targets}, [f"Harmonized: {target}" for target in targets])
+
+
 def encode(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan or many.")],
     model: ModelName = None,

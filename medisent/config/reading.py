@@ -31,7 +31,7 @@ from medisent.errors import StudyError
 from medisent.factors import FACTOR_TYPES, Factor
 from medisent.grids import Grid
 
-RESERVED_NAMES = ("anatomy", "nuisance", "anatomy_rest", "nuisance_rest", "extrapolate")
+RESERVED_NAMES = ("scan", "anatomy", "nuisance", "anatomy_rest", "nuisance_rest", "extrapolate")
 
 
 @runtime_checkable

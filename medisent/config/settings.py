@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen, MultipleOf
 from pydantic import BeforeValidator
 
 from medisent.errors import StudyError
@@ -106,11 +106,11 @@ class NetworkSettings:
     """How large the networks are.
 
     Attributes:
-        width: Channels at the finest level.
+        width: Channels at the finest level; a multiple of four, since features are normalised in four groups.
         rest: Anatomy latents that belong to no named factor.
     """
 
-    width: Annotated[int, Gt(0)] = 16
+    width: Annotated[int, Gt(0), MultipleOf(4)] = 16
     rest: Annotated[int, Ge(0)] = 16
 
 
