@@ -227,6 +227,14 @@ def test_check_lists_the_machine_and_every_part(capsys):
     assert ["medisent", __version__] in lines
 
 
+def test_check_ends_with_4_after_its_object_where_a_part_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr("medisent.cli.machine._parts", lambda: ({"torch": "2"}, ["monai"]))
+    assert main(["check", "--json"]) == 4
+    said = capsys.readouterr()
+    assert json.loads(said.out)["missing"] == ["monai"]
+    assert "These parts are missing: monai." in said.err
+
+
 def test_init_writes_a_study_that_reads_back(cohort, capsys):
     study_file = cohort.parent / "study.toml"
     assert main(["init", str(cohort), "-o", str(study_file), "--json"]) == 0

@@ -1,271 +1,409 @@
-"""Laws of how commands hand on what they were asked: the work itself is stood in for by small fakes."""
+"""Laws of whole commands: what each writes and prints, and that a refusal is short, ends right and writes nothing."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 
+from medisent.checkpoints import load_tensors, save_tensors
 from medisent.cli import main
-from medisent.config import Gate
-from medisent.errors import InterventionError, ModelError
+from medisent.cli.runs import _name_of
+from medisent.config import load_study
+from medisent.formats import read
+from medisent.models import load
 
-EVALUATION = {"n": 3, "readout": {}, "leakage": {"rest": {"gain": 0.3}}, "disentanglement": {}, "counterfactual": {}}
+STUDY = """
+[cohort]
+table = "{table}"
+split = "split"
+[grid]
+spacing_mm = 12
+shape = [16, 16, 16]
+[network]
+width = 4
+rest = 1
+[scanner]
+factors = ["brightness"]
+[training]
+steps = 2
+[gate]
+leakage = 0.0
+[[factors]]
+name = "tumour_volume"
+role = "anatomy"
+kind = "positive"
+unit = "mL"
+column = "tumour_ml"
+mask = "tumour_mask"
+[[factors]]
+name = "brightness"
+role = "nuisance"
+kind = "positive"
+column = "gain"
+[[factors]]
+name = "dose"  # another name for the same values, so that brightness has to leak them
+role = "nuisance"
+kind = "positive"
+column = "gain"
+"""
+ON_SCANS = {
+    "explain": ["-o", "out"],
+    "counterfactual": ["--set", "brightness=1", "-o", "out.nii.gz"],
+    "encode": ["-o", "out.tsv"],
+}
 
 
-@dataclass
-class Told:
-    """What the fakes were told."""
-
-    calls: list
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-class FakeModel:
-    study = SimpleNamespace(gate=None)
-
-    def explain(self, scan):
-        factors = pd.DataFrame(
-            {"name": ["tumour"], "role": ["anatomy"], "unit": ["mL"], "estimate": [9.6], "low": [7.9]}
-        )
-        factors["high"] = np.nan
-
-        def save(folder):
-            folder.mkdir(parents=True)
-            (folder / "report.html").write_text("report", encoding="utf-8")
-
-        return SimpleNamespace(factors=factors, save=save)
-
-    def encode(self, scans):
-        return pd.DataFrame({"tumour.0": [float(s.voxels.mean()) for s in scans]})
-
-
-@pytest.fixture
-def told(monkeypatch):
-    """Stand-ins for training, evaluating, loading and editing, and the list of what they were asked."""
-    told = Told([])
-
-    def fake(name, **functions):
-        module = ModuleType(name)
-        vars(module).update(functions)
-        monkeypatch.setitem(sys.modules, name, module)
-
-    def note(name, value=None):
-        def called(*args, **named):
-            named.pop("progress", None)
-            told.calls.append((name, args, named))
-            return value
-
-        return called
-
-    def find_model(name):
-        if name == "nowhere":
-            raise ModelError("There is no model nowhere. Train one with: medisent train STUDY.toml")
-        return Path(name or "runs/newest")
-
-    def save(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "evaluation.json").write_text(json.dumps(EVALUATION), encoding="utf-8")
-
-    def parse_wish(text):
-        name, _, value = text.partition("=")
-        if not value:
-            raise InterventionError(f"--set is {text!r}, but has to be NAME=VALUE.")
-        return name, value
-
-    def counterfactual(model, scan, wishes, *, extrapolate=False):
-        told.calls.append(("counterfactual", (tuple(wishes),), {"extrapolate": extrapolate}))
-        return scan
-
-    fake("medisent.training", train=note("train"), dry_run=note("dry_run", {"parameters": 12}))
-    fake("medisent.checkpoints", find_model=find_model, load=note("load", FakeModel()))
-    fake("medisent.evaluation", evaluate=note("evaluate", SimpleNamespace(save=save)))
-    fake("medisent.counterfactuals", parse_wish=parse_wish, counterfactual=counterfactual)
-    return told
+def said_by(capsys, *arguments, code=0):
+    """The object that a command with --json prints, which is all that it prints on stdout."""
+    assert main([*map(str, arguments), "--json", "--device", "cpu"]) == code
+    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture
-def scan(tmp_path, monkeypatch):
+def refusal(tmp_path, capsys):
+    """Run a command that has to be refused; its words, once it is clear that they are few and nothing was written."""
+
+    def refuse(*arguments, code=3, fault):
+        before = contents(tmp_path)
+        assert main([*map(str, arguments), "--json"]) == code
+        said = capsys.readouterr()
+        lines = said.err.splitlines()
+        assert len(lines) <= 6
+        assert "Traceback" not in said.err
+        error = json.loads(said.out)["error"]
+        assert (error["code"], error["exit_code"]) == (fault, code)
+        assert lines[-1] == error["message"].splitlines()[-1], "the refusal is the last word"
+        assert contents(tmp_path) == before
+        return error["message"]
+
+    return refuse
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in, and no model that the environment names."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    image = nibabel.Nifti1Image(rng.integers(0, 100, (6, 7, 8)).astype(np.int16), np.diag([2.0, 2.0, 3.0, 1.0]))
-    nibabel.save(image, tmp_path / "case.nii.gz")
+    monkeypatch.delenv("MEDISENT_MODEL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def case(here, cohort):
+    """A scan, ``case.nii.gz``, in the folder."""
+    shutil.copy(cohort.of("test").rows[0].scan, here / "case.nii.gz")
     return Path("case.nii.gz")
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "first.toml"
-    path.write_text('[cohort]\ntable = "a.tsv"\n[grid]\nspacing_mm = 2\nshape = [8, 8, 8]\n', encoding="utf-8")
-    return path
+@pytest.fixture(scope="module", autouse=True)
+def no_panel():
+    """Evaluations leave out the metrics, which take seconds and matter to no command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medisent.evaluation.separation.panel", lambda *_, **__: {})
+        yield
 
 
-def test_a_run_is_named_after_its_study(study, told, capsys):
-    assert main(["train", str(study), "--device", "cpu", "--json"]) == 0
-    (_, (given, run), named) = told.calls[0]
-    assert run == Path("runs/first")
-    assert given.training.seed == 0
-    assert named == {"device": "cpu", "fresh": False}
-    assert json.loads(capsys.readouterr().out)["run"] == "runs/first"
+@pytest.fixture(scope="module")
+def place(cohort_table, tmp_path_factory):
+    """A folder with the study ``first.toml``: half of its heads are for testing, and its gate lets nothing leak."""
+    folder = tmp_path_factory.mktemp("place")
+    rows = pd.read_csv(cohort_table, sep="\t", dtype=str, keep_default_na=False)
+    for column in ("scan", "tumour_mask"):
+        rows[column] = [str(cohort_table.parent / name) for name in rows[column]]
+    rows["split"] = ["train"] * 4 + ["validation"] + ["test"] * 5
+    rows.to_csv(folder / "heads.tsv", sep="\t", index=False)
+    (folder / "first.toml").write_text(STUDY.format(table="heads.tsv"), encoding="utf-8")
+    return folder
 
 
-def test_a_study_called_study_names_its_run_after_its_folder(study, told):
-    study.rename(study.parent / "study.toml")
-    assert main(["train", str(study.parent / "study.toml"), "--device", "cpu", "-q"]) == 0
-    assert told.calls[0][1][1] == Path("runs") / study.parent.name
+@pytest.fixture(scope="module")
+def run(place, no_panel):
+    """What ``medisent train first.toml --seed 9`` left in ``runs/first``; it missed its gate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["train", "first.toml", "--seed", "9", "--device", "cpu", "--quiet"]) == 5
+    return place / "runs" / "first"
 
 
-def test_a_seed_on_the_command_line_goes_before_the_studys(study, told):
-    assert main(["train", str(study), "-o", "here", "--seed", "9", "--fresh", "--device", "cpu", "-q"]) == 0
-    (_, (given, run), named) = told.calls[0]
-    assert (given.training.seed, run, named["fresh"]) == (9, Path("here"), True)
+def test_a_run_is_named_after_its_study_and_holds_what_the_contract_says(run):
+    assert {"study.toml", "model.safetensors", "metrics.jsonl", "evaluation.json", "evaluation.html"} <= set(
+        contents(run)
+    )
+    assert load(run).card.scans == 4
 
 
-def test_a_dry_run_trains_nothing(study, told, capsys):
-    assert main(["train", str(study), "--dry-run", "--device", "cpu", "--json"]) == 0
-    assert [name for name, *_ in told.calls] == ["dry_run"]
-    assert json.loads(capsys.readouterr().out) == {"schema": 1, "parameters": 12}
+def test_a_study_called_study_names_its_run_after_its_folder(tmp_path):
+    assert _name_of(tmp_path / "study.toml") == tmp_path.name
+    assert _name_of(tmp_path / "other.toml") == "other"
 
 
-def test_an_evaluation_goes_into_the_run_and_to_stdout(tmp_path, told, capsys):
-    assert main(["evaluate", str(tmp_path), "--split", "validation", "--json", "--device", "cpu"]) == 0
-    assert json.loads(capsys.readouterr().out) == EVALUATION
-    assert (tmp_path / "evaluation.json").exists()
-    assert told.calls[-1][2] == {"split": "validation", "seed": 0}
+def test_a_seed_on_the_command_line_goes_before_the_studys(run):
+    assert load_study(run / "study.toml").training.seed == 9
 
 
-def test_a_gate_that_is_not_met_ends_with_5_after_everything_is_written(tmp_path, told, monkeypatch, capsys):
-    monkeypatch.setattr(FakeModel, "study", SimpleNamespace(gate=Gate(leakage=0.2)))
-    assert main(["evaluate", str(tmp_path), "-o", str(tmp_path / "out"), "--device", "cpu"]) == 5
-    assert (tmp_path / "out" / "evaluation.json").exists()
-    assert "gain from rest (R2 0.30)" in capsys.readouterr().err
+def test_the_same_command_again_finds_the_run_done(run, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    before = contents(run)
+    said = said_by(capsys, "train", "first.toml", "--seed", "9", code=5)
+    assert contents(run) == before
+    assert (said["schema"], said["run"], said["model"]) == (1, "runs/first", "runs/first/model.safetensors")
+    assert said["split"] == "test"
+    assert said["evaluation"] == json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def test_an_explanation_is_named_after_its_scan(scan, told, capsys):
-    assert main(["explain", str(scan), "--json", "--device", "cpu"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert Path(said["report"]).read_text(encoding="utf-8") == "report"
-    assert said["out"] == "case_medisent"
-    assert said["factors"][0]["estimate"] == 9.6
-    assert said["factors"][0]["high"] is None
+def test_a_run_of_another_study_is_refused_and_kept(run, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    before = contents(run)
+    assert main(["train", "first.toml", "--seed", "8", "--device", "cpu"]) == 3
+    assert "seed = 8" in capsys.readouterr().err
+    assert contents(run) == before
 
 
-def test_an_explanation_is_told_as_a_table(scan, told, capsys):
-    assert main(["explain", str(scan), "-o", "there", "--device", "cpu", "-q", "--quiet"]) == 0
+def test_a_dry_run_says_what_training_would_take_and_writes_nothing(place, here, capsys):
+    said = said_by(capsys, "train", place / "first.toml", "--dry-run")
+    assert (said["schema"], said["scans"]) == (1, 4)
+    assert said["parameters"] > 0
+    assert contents(here) == {}
+
+
+def test_an_evaluation_goes_into_a_folder_and_to_stdout(run, here, capsys):
+    said = said_by(capsys, "evaluate", run, "--split", "validation", "-o", "out")
+    assert said == json.loads(Path("out/evaluation.json").read_text(encoding="utf-8"))
+    assert said["n"] == 1
+    assert {"schema", "readout", "leakage", "disentanglement", "counterfactual", "reconstruction"} <= set(said)
+
+
+def test_a_gate_that_is_not_met_ends_with_5_after_everything_is_written(run, here, capsys):
+    assert main(["evaluate", str(run), "-o", "out", "--seed", "9", "--device", "cpu", "--json"]) == 5
+    assert set(contents(here)) == {"out/evaluation.json", "out/evaluation.html"}
+    said = capsys.readouterr()
+    assert "The study allows leakage up to R2 0, but there is: dose from brightness" in said.err.splitlines()[-1]
+    assert json.loads(said.out) == json.loads(Path("out/evaluation.json").read_text(encoding="utf-8"))
+    assert contents(Path("out")) == {name: contents(run)[name] for name in contents(Path("out"))}, "train evaluates too"
+
+
+def test_an_explanation_is_named_after_its_scan(case, model_file, capsys):
+    said = said_by(capsys, "explain", case, "--model", model_file)
+    assert (said["schema"], said["out"], said["report"]) == (1, "case_medisent", "case_medisent/report.html")
+    written = json.loads(Path("case_medisent/factors.json").read_text(encoding="utf-8"))
+    assert said["factors"] == written["factors"]
+    assert {"name", "role", "unit", "estimate", "low", "high", "level", "percentile"} <= set(said["factors"][0])
+    assert "<html" in Path(said["report"]).read_text(encoding="utf-8")
+
+
+def test_an_explanation_is_told_as_a_table_or_not_at_all(case, model_file, capsys):
+    asked = ["explain", str(case), "--model", str(model_file), "--device", "cpu"]
+    assert main([*asked, "-o", "there", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
-    assert main(["explain", str(scan), "-o", "elsewhere", "--device", "cpu"]) == 0
-    assert "tumour" in capsys.readouterr().out
+    assert main([*asked, "-o", "elsewhere"]) == 0
+    assert "tumour_volume" in capsys.readouterr().out
+    assert contents(Path("there")) == contents(Path("elsewhere")), "same command, same bytes"
 
 
-def test_a_counterfactual_says_that_it_is_synthetic(scan, told, capsys):
-    asked = ["--set", "tumour=20", "--set", "gain=2", "--extrapolate", "--device", "cpu"]
-    assert main(["counterfactual", str(scan), *asked, "-o", "edited.nii.gz"]) == 0
-    assert told.calls[-1] == ("counterfactual", ((("tumour", "20"), ("gain", "2")),), {"extrapolate": True})
+@pytest.mark.slow
+def test_the_same_command_gives_the_same_bytes_in_another_process(case, model_file):
+    for seed in ("1", "2"):
+        command = [
+            sys.executable,
+            "-m",
+            "medisent",
+            "explain",
+            case,
+            "--model",
+            model_file,
+            "-o",
+            seed,
+            "--device",
+            "cpu",
+        ]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+    assert contents(Path("1")) == contents(Path("2"))
+
+
+def test_a_counterfactual_says_that_it_is_synthetic(case, model_file, capsys):
+    edits = ["tumour_volume*=1.01", "brightness=1"]
+    asked = [word for edit in edits for word in ("--set", edit)]
+    said = said_by(
+        capsys, "counterfactual", case, *asked, "--extrapolate", "--model", model_file, "-o", "edited.nii.gz"
+    )
+    assert said == {"schema": 1, "out": "edited.nii.gz", "set": edits}
     assert "synthetic" in nibabel.load("edited.nii.gz").header["descrip"].item().decode()
     sidecar = json.loads(Path("edited.json").read_text(encoding="utf-8"))
-    assert sidecar["synthetic"] is True
-    assert sidecar["set"] == ["tumour=20", "gain=2"]
+    assert (sidecar["synthetic"], sidecar["set"]) == (True, edits)
+    assert not np.array_equal(read("edited.nii.gz").voxels, read(case).voxels)
 
 
-def test_a_counterfactual_of_nothing_is_the_scan(scan, told):
-    assert main(["counterfactual", str(scan), "--device", "cpu", "-q"]) == 0
+def test_a_counterfactual_of_nothing_is_the_scan(case, model_file):
+    assert main(["counterfactual", str(case), "--model", str(model_file), "--device", "cpu", "-q"]) == 0
     written = nibabel.load("case_counterfactual.nii.gz")
-    assert np.array_equal(np.asanyarray(written.dataobj), np.asanyarray(nibabel.load(scan).dataobj))
+    assert np.array_equal(np.asanyarray(written.dataobj), np.asanyarray(nibabel.load(case).dataobj))
 
 
-def test_a_wish_that_is_none_is_refused_and_nothing_is_written(scan, told, capsys):
-    assert main(["counterfactual", str(scan), "--set", "tumour", "-o", "edited.nii.gz"]) == 3
-    assert "NAME=VALUE" in capsys.readouterr().err
-    assert [p.name for p in Path().iterdir()] == ["case.nii.gz"]
-
-
-def test_codes_have_one_row_a_scan(scan, told, capsys):
-    assert main(["encode", str(scan), str(scan), "-o", "codes.tsv", "--device", "cpu"]) == 0
-    codes = pd.read_csv("codes.tsv", sep="\t")
-    assert list(codes.columns) == ["scan", "tumour.0"]
-    assert list(codes["scan"]) == ["case.nii.gz", "case.nii.gz"]
+def test_codes_have_one_row_a_scan(case, model_file, capsys):
+    asked = ["encode", str(case), str(case), "--model", str(model_file), "--device", "cpu"]
+    assert main([*asked, "-o", "codes.tsv"]) == 0
     capsys.readouterr()
-    assert main(["encode", str(scan), "--device", "cpu", "--quiet"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "scan\ttumour.0"
+    codes, expected = pd.read_csv("codes.tsv", sep="\t"), load(model_file).encode([case, case])
+    assert list(codes["scan"]) == ["case.nii.gz", "case.nii.gz"]
+    pd.testing.assert_frame_equal(codes.drop(columns="scan"), expected)
+    assert main([*asked, "--quiet"]) == 0
+    assert capsys.readouterr().out == Path("codes.tsv").read_text(encoding="utf-8")
+    said = said_by(capsys, *asked)
+    assert (said["schema"], said["out"], len(said["codes"])) == (1, None, 2)
+    assert said["codes"][0]["scan"] == "case.nii.gz"
 
 
-@pytest.mark.parametrize("command", ["explain", "counterfactual", "encode"])
-def test_without_a_model_a_command_refuses_and_writes_nothing(command, scan, told, capsys):
-    assert main([command, str(scan), "--model", "nowhere", "--device", "cpu", "-o", "out.nii.gz"]) == 3
-    assert "medisent train" in capsys.readouterr().err
-    assert [p.name for p in Path().iterdir()] == ["case.nii.gz"]
-
-
-@pytest.mark.parametrize("command", ["explain", "counterfactual", "encode"])
-def test_a_scan_that_is_not_there_is_refused(command, scan, told, capsys):
-    assert main([command, "nothing.nii.gz", "--device", "cpu", "--json", "-o", "out.nii.gz"]) == 3
-    said = capsys.readouterr()
-    assert "nothing.nii.gz does not exist" in said.err
-    assert json.loads(said.out)["error"]["code"] == "format"
-
-
-def test_a_card_is_told_in_lines_and_as_an_object(tmp_path, capsys):
-    from medisent.checkpoints import Card, FactorCard, build_model, save_model
-    from medisent.config import parse_study
-
-    text = '[cohort]\ntable = "a.tsv"\n[grid]\nspacing_mm = 4\nshape = [8, 8, 8]\n[network]\nwidth = 8\nrest = 2\n'
-    text += '[[factors]]\nname = "tumour"\nrole = "anatomy"\nkind = "positive"\nunit = "mL"\ncolumn = "t"\n'
-    study = parse_study(text, "study.toml")
-    seen = FactorCard((1.0,) * 101, 1.5, 42.0, 1.6, 12)
-    card = Card({"tumour": seen}, 0.9, 70, 60, 800, (0.1,), (1.0,), (0.0,), ((1.0,),), {"tumour_r2": 0.9})
-    save_model(study, build_model(study), card, tmp_path / "model.safetensors")
-    assert main(["info", str(tmp_path), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["trained_on"] == {"scans": 70, "subjects": 60, "steps": 800}
-    assert said["factors"][0]["name"] == "tumour"
-    assert (said["factors"][0]["low"], said["factors"][0]["high"], said["factors"][0]["unit"]) == (1.5, 42.0, "mL")
-    assert "brightness" in [factor["name"] for factor in said["factors"]]
-    assert main(["info", str(tmp_path)]) == 0
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert {"scans: 70", "- name: tumour", "high: 42.0"} <= set(lines)
-
-
-def test_without_any_model_info_says_how_to_get_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_without_a_name_the_newest_run_in_runs_is_taken(run, place, cohort, monkeypatch, capsys):
+    monkeypatch.chdir(place)
     monkeypatch.delenv("MEDISENT_MODEL", raising=False)
-    assert main(["info"]) == 3
-    assert "medisent train" in capsys.readouterr().err
+    scan = cohort.of("test").rows[0].scan
+    assert main(["encode", str(scan), "--device", "cpu", "-q"]) == 0
+    newest = capsys.readouterr().out
+    assert main(["encode", str(scan), "--model", str(run), "--device", "cpu", "-q"]) == 0
+    assert newest == capsys.readouterr().out
 
 
-def test_the_demo_goes_the_whole_way_and_names_the_report(tmp_path, told, capsys):
-    out = tmp_path / "demo"
-    assert (
-        main(
-            [
-                "demo",
-                "--out",
-                str(out),
-                "--subjects",
-                "14",
-                "--minutes",
-                "1",
-                "--seed",
-                "3",
-                "--device",
-                "cpu",
-                "--json",
-            ]
-        )
-        == 0
-    )
+def scan_of(voxels):
+    return lambda path: nibabel.save(nibabel.Nifti1Image(voxels, np.diag([9.0, 9.0, 9.0, 1.0])), path)
+
+
+def head(*shape):
+    return np.random.default_rng(0).uniform(1, 100, shape).astype(np.float32)
+
+
+def with_a_hole():
+    voxels = head(8, 8, 8)
+    voxels[3, 4, 5] = np.nan
+    return voxels
+
+
+NO_SCANS = {
+    "missing": (lambda path: None, "does not exist"),
+    "not an image": (lambda path: path.write_text("Dear colleague", encoding="utf-8"), "damaged"),
+    "4D": (scan_of(head(8, 8, 8, 3)), "has 4 dimensions, but a scan has 3"),
+    "RGB": (scan_of(np.zeros((8, 8, 8), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "holds colours (RGB)"),
+    "one slice": (scan_of(head(8, 8, 1)), "one slice"),
+    "NaN": (scan_of(with_a_hole()), "NaN"),
+    "constant": (scan_of(np.ones((8, 8, 8), np.float32)), "in every voxel"),
+}
+
+
+@pytest.mark.parametrize("fault", NO_SCANS)
+@pytest.mark.parametrize("command", ON_SCANS)
+def test_what_is_no_scan_is_refused(command, fault, here, model_file, refusal):
+    make, words = NO_SCANS[fault]
+    make(here / "case.nii.gz")
+    said = refusal(command, "case.nii.gz", "--model", model_file, *ON_SCANS[command], fault="format")
+    assert words in said
+    assert "case.nii.gz" in said
+
+
+@pytest.mark.parametrize(
+    ("edit", "code", "fault", "words"),
+    [
+        (
+            "tumor=20",
+            3,
+            "intervention",
+            "This model has no factor 'tumor'. It has tumour_volume, head_size, site, brightness",
+        ),
+        ("tumour_volume=9999", 3, "intervention", "but training saw"),
+        ("tumour_volume=large", 3, "intervention", "large"),
+        ("site=site-9", 3, "intervention", "site-1"),
+        ("tumour_volume", 2, "usage", "NAME=VALUE"),
+    ],
+)
+def test_an_edit_that_cannot_be_made_is_refused(edit, code, fault, words, case, model_file, refusal):
+    asked = ["counterfactual", case, "--set", edit, "--model", model_file, "-o", "out.nii.gz"]
+    assert words in refusal(*asked, code=code, fault=fault)
+
+
+def test_a_value_beyond_what_training_saw_is_given_to_who_asks_twice(case, model_file, refusal):
+    asked = ["counterfactual", str(case), "--set", "brightness=90", "--model", str(model_file), "-o", "out.nii.gz"]
+    assert "--extrapolate" in refusal(*asked, fault="intervention")
+    assert main([*asked, "--extrapolate", "-q"]) == 0
+    assert Path("out.nii.gz").exists()
+
+
+def of_another_version(source, path):
+    tensors, header = load_tensors(source, kind="medisent model")
+    save_tensors(tensors, {**header, "schema": "99"}, path)
+
+
+def half(source, path):
+    path.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"), [(of_another_version, "has format 99"), (half, "damaged"), (lambda *_: None, "does not exist")]
+)
+@pytest.mark.parametrize("command", [*ON_SCANS, "info", "evaluate"])
+def test_a_model_that_cannot_be_used_is_refused(command, spoil, words, case, model_file, refusal):
+    spoil(model_file, Path("model.safetensors"))
+    model = ["model.safetensors"] if command in ("info", "evaluate") else [case, "--model", "model.safetensors"]
+    assert words in refusal(command, *model, *ON_SCANS.get(command, ()), fault="model")
+
+
+@pytest.mark.parametrize("command", [*ON_SCANS, "info"])
+def test_without_any_model_a_command_says_how_to_get_one(command, case, refusal):
+    said = refusal(command, *([] if command == "info" else [case]), *ON_SCANS.get(command, ()), fault="model")
+    assert "medisent demo" in said
+    assert "medisent train" in said
+
+
+def test_a_study_with_a_wrong_key_is_refused_by_line_and_nearest_name(here, refusal):
+    Path("study.toml").write_text(STUDY.format(table="a.tsv").replace("steps", "stops"), encoding="utf-8")
+    said = refusal("train", "study.toml", fault="study")
+    assert "study.toml line 14: [training] has no setting 'stops'. Did you mean 'steps'?" in said
+
+
+def test_a_table_with_missing_scans_is_refused_with_all_of_them(here, place, refusal):
+    rows = pd.read_csv(place / "heads.tsv", sep="\t", dtype=str, keep_default_na=False)
+    rows["scan"] = [f"gone-{i}.nii.gz" for i in range(len(rows))]
+    rows.to_csv("heads.tsv", sep="\t", index=False)
+    shutil.copy(place / "first.toml", "first.toml")
+    said = refusal("train", "first.toml", fault="cohort")
+    assert all(f"gone-{i}.nii.gz" in said for i in range(len(rows)))
+
+
+def test_a_card_is_told_in_lines_and_as_an_object(model_file, capsys):
+    assert main(["info", str(model_file), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert [name for name, *_ in told.calls] == ["train", "load", "evaluate"]
-    (given, run), _ = told.calls[0][1:]
-    assert (given.training.minutes, given.training.seed, run) == (1.0, 3, out / "run")
+    card = load(model_file).card
+    assert said["trained_on"] == {"scans": card.scans, "subjects": card.subjects, "steps": 0}
+    tumour = said["factors"][0]
+    seen = card.factors["tumour_volume"]
+    assert (tumour["name"], tumour["unit"], tumour["low"], tumour["high"]) == (
+        "tumour_volume",
+        "mL",
+        seen.low,
+        seen.high,
+    )
+    assert "contrast" in [factor["name"] for factor in said["factors"]], "the scanner's own factors are there unnamed"
+    assert main(["info", str(model_file)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert {f"scans: {card.scans}", "- name: tumour_volume", f"high: {seen.high}"} <= set(lines)
+
+
+@pytest.mark.slow
+def test_the_demo_goes_the_whole_way_and_names_the_report(here, capsys):
+    said = said_by(capsys, "demo", "--out", "demo", "--subjects", "14", "--minutes", "0.05", "--seed", "3")
+    training = load_study(Path("demo/run/study.toml")).training
+    assert (training.minutes, training.seed) == (0.05, 3)
     assert Path(said["report"]).exists()
     assert Path(said["scan"]).exists()
-    assert said["evaluation"] == EVALUATION
-    assert (out / "cohort" / "counterfactuals.tsv").exists()
+    assert said["evaluation"] == json.loads(Path("demo/run/evaluation.json").read_text(encoding="utf-8"))
+    assert Path("demo/cohort/counterfactuals.tsv").exists()
 
 
 def test_a_phantom_cohort_is_rendered_as_asked(tmp_path, capsys):

@@ -12,7 +12,7 @@ import typer
 
 from medisent import __version__
 from medisent.cli.options import Debug, Json, Quiet
-from medisent.cli.output import Output, table
+from medisent.cli.output import Output, end_after_result, table
 from medisent.errors import MachineError
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def check(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> 
         ],
     )
     if absent:
-        raise MachineError(f"These parts are missing: {', '.join(absent)}. Install them with: pip install medisent")
+        names = ", ".join(absent)
+        end_after_result(MachineError(f"These parts are missing: {names}. Install them with: pip install medisent"))
 
 
 def info(

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
+
+import typer
 
 from medisent.errors import MedisentError
 from medisent.progress import Progress, Silence
@@ -104,6 +106,16 @@ def refuse(error: MedisentError, *, as_json: bool) -> None:
     if as_json:
         fault = {"code": error.code, "message": str(error), "exit_code": error.exit_code}
         print(json.dumps({"error": fault}, ensure_ascii=False))
+
+
+def end_after_result(error: MedisentError) -> Never:
+    """End a command whose result stands on stdout already, where a second object would spoil the first.
+
+    Raises:
+        typer.Exit: Always, with the error's exit code.
+    """
+    refuse(error, as_json=False)
+    raise typer.Exit(error.exit_code)
 
 
 def jsonable(value: Any) -> Any:  # noqa: ANN401 - anything a result may hold

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medisent.cli.options import Debug, Device, Json, Quiet, Seed, chosen_device
-from medisent.cli.output import Output, table
+from medisent.cli.output import Output, end_after_result, table
 from medisent.errors import GateError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def train(
         ],
     )
     if scores:
-        check_gate(study.gate, scores["leakage"])
+        _hold_gate(study.gate, scores["leakage"])
 
 
 def evaluate(
@@ -108,7 +108,7 @@ def evaluate(
     evaluation.save(folder)
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     output.result(found, [*summary(found), f"Report: {folder / 'evaluation.html'}"])
-    check_gate(model.study.gate, found["leakage"])
+    _hold_gate(model.study.gate, found["leakage"])
 
 
 def summary(evaluation: Mapping[str, Any]) -> list[str]:
@@ -150,6 +150,14 @@ def check_gate(gate: Gate | None, leakage: Mapping[str, Mapping[str, float]]) ->
     ]
     if over:
         raise GateError(f"The study allows leakage up to R2 {gate.leakage:g}, but there is: {', '.join(over)}.")
+
+
+def _hold_gate(gate: Gate | None, leakage: Mapping[str, Mapping[str, float]]) -> None:
+    """End with the gate's exit code where it is not met; the result has been printed."""
+    try:
+        check_gate(gate, leakage)
+    except GateError as error:
+        end_after_result(error)
 
 
 def _name_of(study_file: Path) -> str:
