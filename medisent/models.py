@@ -54,9 +54,7 @@ class Model:
         """
         return explain(self.trained, _volume(scan))
 
-    def counterfactual(
-        self, scan: Volume | Path | str, *, extrapolate: bool = False, **values: float | str
-    ) -> Volume:
+    def counterfactual(self, scan: Volume | Path | str, *, extrapolate: bool = False, **values: float | str) -> Volume:
         """The scan, in its own space, with factors at these values (``tumour_volume=20.0``, in the factor's unit).
 
         Without any value it is the scan itself.
@@ -71,8 +69,12 @@ class Model:
         """
         for name, value in values.items():
             if not isinstance(value, int | float | str):
-                raise InterventionError(f"{name} takes a number or the name of a level, but got {type(value).__name__}.")
-        wishes = [Wish(name, "=", value if isinstance(value, str) else repr(float(value))) for name, value in values.items()]
+                raise InterventionError(
+                    f"{name} takes a number or the name of a level, but got {type(value).__name__}."
+                )
+        wishes = [
+            Wish(name, "=", value if isinstance(value, str) else repr(float(value))) for name, value in values.items()
+        ]
         return counterfactual(self.trained, _volume(scan), wishes, extrapolate=extrapolate)
 
     def harmonize(self, scan: Volume | Path | str, to: Volume | Path | str | None = None) -> Volume:

@@ -20,9 +20,9 @@ def test_a_name_that_is_not_there_is_refused_with_what_is():
 
 
 def test_the_face_is_what_it_says():
-    from medisent.models import load
     from medisent.errors import MedisentError
     from medisent.formats import read
+    from medisent.models import load
 
     assert medisent.read is read
     assert medisent.load is load

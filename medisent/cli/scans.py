@@ -141,7 +141,11 @@ def harmonize(
         other = None if to is None else _read(to, None, None, output)
         progress.stage("harmonizing", len(scans))
         for path, target in zip(scans, targets, strict=True):
-            _write_synthetic(loaded.harmonize(_read(path, None, None, output), other), target, ["the scanner of another scan" if to else "the reference scanner"])
+            _write_synthetic(
+                loaded.harmonize(_read(path, None, None, output), other),
+                target,
+                ["the scanner of another scan" if to else "the reference scanner"],
+            )
             progress.advance(1)
     output.result({"schema": 1, "out": out, "scans": targets}, [f"Harmonized: {target}" for target in targets])
 
