@@ -65,7 +65,7 @@ def check(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> 
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A run's folder, a model file, or a packaged model.")
+        str | None, typer.Argument(metavar="MODEL", help="A run's folder or a model file; else the newest in ./runs.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

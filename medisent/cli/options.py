@@ -20,8 +20,7 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         metavar="M",
-        help="A run folder, a model file or the name of a packaged model. Without it: MEDISENT_MODEL, "
-        "else the newest run in ./runs, else the packaged model.",
+        help="A run folder or a model file. Without it: MEDISENT_MODEL, else the newest run in ./runs.",
     ),
 ]
 VolumeNumber = Annotated[
