@@ -316,7 +316,7 @@ def test_the_study_beside_the_table_is_one_that_can_be_read(cohort):
     assert study.grid.spacing_mm == 4.25
     columns = set(table(cohort).columns)
     assert {f.column for f in study.factors} | {f.mask for f in study.factors if f.mask} <= columns
-    assert study.training.minutes == 4
+    assert study.training.seed == 4
 
 
 def test_the_counterfactuals_of_a_cohort_are_the_re_rendered_scans(cohort):
