@@ -78,9 +78,7 @@ def wanted_value(trained: Trained, reading: Reading, wish: Wish, *, extrapolate:
     return value
 
 
-def counterfactual(
-    trained: Trained, scan: Volume, wishes: Sequence[Wish], *, extrapolate: bool = False
-) -> Volume:
+def counterfactual(trained: Trained, scan: Volume, wishes: Sequence[Wish], *, extrapolate: bool = False) -> Volume:
     """The scan with the wished factors changed, one after the other, and nothing else.
 
     Only the change passes through the model's grid; where nothing changes, and for no wish at all, the scan's own
@@ -125,7 +123,9 @@ def harmonized(trained: Trained, reading: Reading, to: Reading | None = None) ->
     if to is not None:
         # The whole bias field is taken over, not its strength alone.
         log_gain = to.scene.scanner.log_gain + to.log_scale - reading.log_scale
-        return shown(reading, replace(scene, scanner=replace(to.scene.scanner, log_gain=log_gain)), trained.study.scanner.air)
+        return shown(
+            reading, replace(scene, scanner=replace(to.scene.scanner, log_gain=log_gain)), trained.study.scanner.air
+        )
     names = trained.network.scanner_names
     present = {name: reading.readouts[name].estimate for name in names}
     wanted = [(name, _REFERENCE[name]) for name in names if name != "bias_field" or present[name] > 1e-6]
@@ -149,26 +149,33 @@ def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
         step = None if native is None else native[slab]
         if same and (step is None or not step.any()):
             continue
-        gained = _difference(voxels[slab] - exact(air), step, before, after, _coordinates(reading, slab))
-        voxels[slab] = voxels[slab] + gained
+        # Where only the canonical scan changes, there is nothing to compute elsewhere.
+        chosen = np.ones(voxels[slab].shape, dtype=bool) if step is None or not same else step != 0
+        part = voxels[slab]
+        gained = _difference(
+            part[chosen] - exact(air),
+            None if step is None else step[chosen],
+            before,
+            after,
+            _coordinates(reading, slab)[:, chosen],
+        )
+        part[chosen] = part[chosen] + gained
     return replace(scan, voxels=voxels)
 
 
 def _difference(
-    scan: Float[np.ndarray, "x y z"],
-    step: Float[np.ndarray, "x y z"] | None,
+    scan: Float[np.ndarray, " voxels"],
+    step: Float[np.ndarray, " voxels"] | None,
     before: Scanner,
     after: Scanner,
-    coordinates: Float[np.ndarray, "3 x y z"],
-) -> Float[np.ndarray, "x y z"]:
+    coordinates: Float[np.ndarray, "3 voxels"],
+) -> Float[np.ndarray, " voxels"]:
     """What a scan (air at zero) gains when its canonical scan gains ``step`` and its scanner changes."""
     basis = bias_basis(torch.from_numpy(coordinates))
     image = torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32))[None, None]
     canonical = before.remove(image, basis)
     moved = canonical if step is None else (canonical + torch.from_numpy(step)[None, None]).clamp(min=0)
     gained = after.apply(moved, basis) - before.apply(canonical, basis)
-    if step is not None and bool((before.stacked() == after.stacked()).all()):
-        gained = torch.where(torch.from_numpy(step == 0)[None, None], 0.0, gained)
     result: np.ndarray = gained[0, 0].numpy()
     return result
 
@@ -214,7 +221,9 @@ def _relative(factor: Factor, present: float, wish: Wish) -> float:
     if not np.isfinite(number):
         raise InterventionError(f"{wish} takes a number after {wish.operation}, but {wish.value!r} is not one.")
     if factor.kind in ("ordinal", "categorical"):
-        raise InterventionError(f"{wish.name} has levels, which cannot be multiplied or added. Write {wish.name}=LEVEL.")
+        raise InterventionError(
+            f"{wish.name} has levels, which cannot be multiplied or added. Write {wish.name}=LEVEL."
+        )
     value = present * number if wish.operation == "*=" else present + number
     if factor.kind == "circular":
         return value % factor.period  # type: ignore[attr-defined,no-any-return]

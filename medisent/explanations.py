@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from medisent.files import whole_folder
 from medisent.formats import write
 from medisent.readings import Reading, read_factors
 from medisent.reports import Comparison, FactorMap, explanation_page
-from medisent.version import __version__
+from medisent.version import __version__, versions
 from medisent.volumes import Volume
 
 SCHEMA = 1
@@ -55,7 +55,9 @@ class Explanation:
     @cached_property
     def factors(self) -> pd.DataFrame:
         """A row a factor: name, role, unit, estimate, low, high, level, percentile."""
-        return pd.DataFrame([_row(self.trained, readout.name, self.reading) for readout in self.reading.readouts.values()])
+        return pd.DataFrame(
+            [_row(self.trained, readout.name, self.reading) for readout in self.reading.readouts.values()]
+        )
 
     @cached_property
     def canonical(self) -> Volume:
@@ -65,7 +67,7 @@ class Explanation:
     @cached_property
     def maps(self) -> dict[str, Volume]:
         """For each factor that a number can be added to, what the scan gains per unit of it, signed."""
-        return {name: self.map_of(name) for name in self._movable()}
+        return dict(self._maps())
 
     @cached_property
     def counterfactuals(self) -> dict[str, Volume]:
@@ -91,6 +93,7 @@ class Explanation:
         """
         target = Path(folder)
         with whole_folder(target) as place:
+            began = time.perf_counter()
             maps, comparisons = self._write_scans(place)
             self.factors.to_csv(place / "factors.csv", index=False, lineterminator="\n")
             page = self._page(maps, comparisons)
@@ -98,7 +101,9 @@ class Explanation:
             names = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
             summary = {**self.summary(), "files": sorted([*names, "factors.json", "manifest.json"])}
             (place / "factors.json").write_text(_json(summary), encoding="utf-8")
-            (place / "manifest.json").write_text(_json(self._manifest(place)), encoding="utf-8")
+            # In whole minutes: who explains a scan twice wants the same bytes.
+            timings = {"minutes": round((time.perf_counter() - began) / 60)}
+            (place / "manifest.json").write_text(_json({**self._manifest(place), "timings": timings}), encoding="utf-8")
 
     def summary(self) -> dict[str, object]:
         """The content of ``factors.json`` but for the list of files."""
@@ -113,7 +118,9 @@ class Explanation:
 
     def headline(self) -> str:
         """One plain sentence: the first anatomy factor, its interval and percentile, and whether brightness matters."""
-        rows = [r for r in self.reading.readouts.values() if r.role == "anatomy"] or list(self.reading.readouts.values())
+        rows = [r for r in self.reading.readouts.values() if r.role == "anatomy"] or list(
+            self.reading.readouts.values()
+        )
         first, level = rows[0], self.trained.card.level
         factor = self.trained.network.factors[first.name]
         text = f"{_words(first.name).capitalize()} is {factor.show(first.estimate)}"
@@ -130,16 +137,15 @@ class Explanation:
         table: str = self.factors.to_html(index=False, float_format="{:.4g}".format)
         return head + warnings + table
 
-    def _movable(self) -> Iterator[str]:
+    def _maps(self) -> Iterator[tuple[str, Volume]]:
+        """Each factor that a number can be added to and that this scan shows, with its map."""
         for name, factor in self.trained.network.factors.items():
             if factor.kind not in ("real", "positive", "circular"):
                 continue
             try:
-                present = self.reading.readouts[name].estimate
-                with_values(self.trained, self.reading, [(name, present + _small_step(self.trained, name, present))])
+                yield name, self.map_of(name)
             except InterventionError:
                 continue
-            yield name
 
     def _edits(self) -> Iterator[tuple[str, float, str, Volume]]:
         """Factor, value, file name and scan of each counterfactual that is shown."""
@@ -156,14 +162,24 @@ class Explanation:
         """Write every volume; what the report shows of each."""
         network = self.trained.network
         maps, comparisons = [], []
-        for name in self._movable():
-            change, file = self.map_of(name), f"maps/{name}.nii.gz"
-            write(change, place / file, description=f"medisent factor map: {name} per {network.factors[name].unit or 'unit'}")
+        for name, change in self._maps():
+            file = f"maps/{name}.nii.gz"
+            write(
+                change,
+                place / file,
+                description=f"medisent factor map: {name} per {network.factors[name].unit or 'unit'}",
+            )
             maps.append(FactorMap(name, network.factors[name].role, network.factors[name].unit, change.voxels, file))
         for name, value, stem, volume in self._edits():
             factor, file = network.factors[name], f"counterfactuals/{stem}.nii.gz"
             write(volume, place / file, description=f"{_SYNTHETIC}; {name}={_short(value)}")
-            sidecar = {"synthetic": True, "made_by": f"medisent {__version__}", "factor": name, "value": value, "unit": factor.unit}
+            sidecar = {
+                "synthetic": True,
+                "made_by": f"medisent {__version__}",
+                "factor": name,
+                "value": value,
+                "unit": factor.unit,
+            }
             (place / f"counterfactuals/{stem}.json").write_text(_json(sidecar), encoding="utf-8")
             title = f"{_words(name)} {_short(self.reading.readouts[name].estimate)} -> {factor.show(value)}"
             comparisons.append(Comparison(name, factor.role, title, volume.voxels.astype(np.float32), file))
@@ -177,7 +193,9 @@ class Explanation:
         rows = []
         for row in self.factors.to_dict("records"):
             quantiles = card.factors[str(row["name"])].quantiles
-            rows.append({**{str(k): v for k, v in row.items()}, "cohort_low": quantiles[5], "cohort_high": quantiles[95]})
+            rows.append(
+                {**{str(k): v for k, v in row.items()}, "cohort_low": quantiles[5], "cohort_high": quantiles[95]}
+            )
         return explanation_page(
             headline=self.headline(),
             scan=self.scan,
@@ -220,6 +238,7 @@ class Explanation:
         return {
             "schema": SCHEMA,
             "command": "explain",
+            "arguments": {"factors": list(self.trained.network.factors), "level": self.trained.card.level},
             "versions": versions(),
             "inputs": {"scan_voxels_sha256": _digest(self.scan), "model_sha256": self.trained.digest},
             "seed": self.trained.study.training.seed,
@@ -234,13 +253,6 @@ def explain(trained: Trained, scan: Volume) -> Explanation:
         MedisentError: The scan is refused.
     """
     return Explanation(trained, read_factors(trained, scan))
-
-
-def versions() -> dict[str, str]:
-    """What the numbers depend on."""
-    import torch
-
-    return {"medisent": __version__, "python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def _row(trained: Trained, name: str, reading: Reading) -> dict[str, object]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.optimize import least_squares
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 from torch.nn.functional import softplus
@@ -141,16 +143,25 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def refit(self, block: Float[Tensor, "scans latents"], values: Float[Tensor, " scans"]) -> None:
-        """Fit the readout at given latents by least squares; only for types whose likelihood is normal.
+        """Fit the readout at given latents, robustly; only for types whose likelihood is normal.
 
-        Training reads samples, which shrinks a readout towards the mean; a scan is read at the posterior's mean.
+        Training reads samples, which shrinks a readout towards the mean; a scan is read at the posterior's mean. A
+        few structures that were missed altogether, whose logarithm is far off, must not bend the line for the others.
         """
         known = values.isfinite()
         if not self.factor.standardised or int(known.sum()) < 4 * (self.factor.size + 1):
             return
         wanted = self.embed(values[known])[:, 0]
         inputs = torch.cat([block[known], torch.ones(len(wanted), 1)], 1)
-        found = torch.linalg.lstsq(inputs.double(), wanted.double()[:, None]).solution[:, 0].float()
+        rows, goal = inputs.double().numpy(), wanted.double().numpy()
+        start = np.linalg.lstsq(rows, goal, rcond=None)[0]
+
+        def misses(line: Float[np.ndarray, " terms"]) -> Float[np.ndarray, " known"]:
+            missed: np.ndarray = rows @ line - goal
+            return missed
+
+        fitted = least_squares(misses, start, loss="soft_l1", f_scale=0.1)
+        found = torch.from_numpy(fitted.x).float()
         spread = (wanted - inputs @ found).std().clamp(min=0.02)
         self.readout.weight[0], self.readout.bias[0] = found[:-1], found[-1]
         self.readout.weight[1], self.readout.bias[1] = 0.0, (spread - 1e-2).expm1().log()

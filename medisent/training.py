@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -35,6 +36,7 @@ from medisent.model import Change, PartitionedVAE
 from medisent.objectives import Objective
 from medisent.progress import Progress, Silence
 from medisent.scanners import measured_scale, random_scanner
+from medisent.version import versions
 
 CHECKPOINT = "checkpoint.safetensors"
 _CHECKPOINT_SECONDS = 20.0
@@ -87,7 +89,30 @@ def train(
         steps=loop.step,
     )
     save_model(study, network, card, run / MODEL_FILE)
+    _write_manifest(study, run, loop, device)
     return load_model(run / MODEL_FILE, device)
+
+
+def _write_manifest(study: Study, run: Path, loop: Loop, device: str) -> None:
+    """What the run was made with and from, and what came of it."""
+    files = (STUDY_FILE, MODEL_FILE, "metrics.jsonl")
+    manifest = {
+        "schema": 1,
+        "command": "train",
+        "versions": versions(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": study.training.seed,
+        "steps": loop.step,
+        "seconds": round(loop.seconds, 1),
+        "inputs": {"table_sha256": _digest(study.cohort.table)},
+        "outputs": {name: _digest(run / name) for name in files},
+    }
+    write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def study_cohort(study: Study, table: Path | None = None) -> Cohort:
@@ -173,7 +198,9 @@ class Loop:
         self.chance = torch.Generator().manual_seed(settings.seed)
         weights = self.study.weights
         self.objective = Objective(self.network, {n: getattr(weights, n) for n in weights.__dataclass_fields__})
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-3)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-3, fused=True
+        )
         self.order = torch.zeros(0, dtype=torch.long)
 
     @property
@@ -213,7 +240,7 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         plain = self.shown[self._next_rows().to(self.shown.scan.device)]
-        plain = jittered(plain, self.chance, settings.jitter)
+        plain = jittered(plain, self.chance, settings.jitter, mirror=settings.mirror)
         costs: dict[str, Tensor] = self.objective(self.network(changed(plain, self.network, self.chance)))
         self.optimiser.zero_grad(set_to_none=True)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
@@ -288,24 +315,28 @@ class Loop:
         self.step, self.seconds = int(tensors["clock"][0]), float(tensors["clock"][1])
 
 
-def jittered(batch: Batch, chance: torch.Generator, strength: float) -> Batch:
+def jittered(batch: Batch, chance: torch.Generator, strength: float, *, mirror: bool = False) -> Batch:
     """The scans as if the patients had lain a little otherwise: shifted by whole voxels, every other one turned too.
 
     Arguments:
         batch: Scans, with masks and coverage, which move along.
         chance: The source of chance.
         strength: 1 is up to two voxels along each axis and turns of about six degrees; 0 is none.
+        mirror: Whether half of the scans also change left and right.
     """
     count, shape = len(batch), batch.scan.shape[2:]
     shift = (torch.rand(count, 3, generator=chance) * 2 - 1) * 2 * strength
     angle = torch.randn(count, 3, generator=chance).clamp(-2, 2) * math.radians(6) * strength
     angle *= torch.rand(count, 1, generator=chance) < 0.5
-    if strength == 0:
+    if strength == 0 and not mirror:
         return batch
     # grid_sample counts axes backwards and from -1 to 1, so turns are made isotropic by the grid's sides.
     sides = torch.tensor(shape[::-1], dtype=torch.float32)
     turn = torch.linalg.matrix_exp(torch.stack([_skew(a) for a in angle])) * sides / sides[:, None]
-    theta = torch.cat([turn, (2 * shift.round() / sides)[:, :, None]], 2).to(batch.scan.device)
+    theta = torch.cat([turn, (2 * shift.round() / sides)[:, :, None]], 2)
+    if mirror:  # the last row speaks of the first axis, from left to right
+        theta[:, 2] *= 1 - 2 * (torch.rand(count, 1, generator=chance) < 0.5).float()
+    theta = theta.to(batch.scan.device)
     masks = batch.masks.nan_to_num(nan=-1.0)
     stacked = torch.cat([batch.scan, batch.coverage, masks], 1)
     grid = affine_grid(theta, list(stacked.shape), align_corners=False)

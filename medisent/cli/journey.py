@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for everything.")] = Path("demo"),
-    subjects: Annotated[int, typer.Option("--subjects", min=12, help="How many heads to render.")] = 240,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="How long to train.")] = 4.0,
+    subjects: Annotated[int, typer.Option("--subjects", min=12, help="How many heads to render.")] = 400,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="How long to train.")] = 4.75,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -50,7 +50,7 @@ def _travel(
     out: Path, subjects: int, minutes: float, seed: int, device: str, progress: Progress
 ) -> tuple[Path, dict[str, object]]:
     """The scan that was explained, and what the evaluation found."""
-    from medisent.config import TrainingSettings, load_study
+    from medisent.config import load_study
     from medisent.evaluation import evaluate
     from medisent.explanations import explain
     from medisent.formats import read
@@ -59,7 +59,7 @@ def _travel(
 
     table = write_cohort(out / "cohort", subjects=subjects, seed=seed, counterfactuals=True, progress=progress)
     study, run = load_study(out / "cohort" / "study.toml"), out / "run"
-    study = replace(study, training=TrainingSettings(minutes=minutes, seed=seed))
+    study = replace(study, training=replace(study.training, minutes=minutes, seed=seed))
     trained = train(study, run, device=device, progress=progress)
     evaluate(trained, None, split="test", seed=seed, progress=progress).save(run)
     scan = _tested_scan(table)

@@ -82,6 +82,7 @@ class TrainingSettings:
         seed: Of everything that is drawn.
         batch: Scans a step.
         learning_rate: Of the optimiser, at its highest.
+        mirror: Whether half of the scans change left and right; only for factors that have no side.
         jitter: How far scans are shifted and turned while training; 0 for factors that are positions or directions.
     """
 
@@ -91,6 +92,7 @@ class TrainingSettings:
     seed: Annotated[int, Ge(0)] = 0
     batch: Annotated[int, Gt(0)] = 4
     learning_rate: Annotated[float, Gt(0)] = 3e-3
+    mirror: bool = False
     jitter: Annotated[float, Ge(0), Le(3)] = 1.0
 
     def __post_init__(self) -> None:

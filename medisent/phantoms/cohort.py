@@ -314,7 +314,8 @@ kind = "positive"
 column = "gain"
 
 [training]
-minutes = 4
+minutes = 5
+mirror = true               # none of these factors has a side
 seed = {seed}
 """
 
