@@ -145,7 +145,8 @@ def test_coverage_is_what_a_scan_of_ones_gives_and_sums_to_the_field_of_view(pla
     assert part.min() >= 0
     assert part.max() <= 1
     assert np.allclose(part, sample(Volume(np.ones(place.shape), place), placed), atol=1e-6)
-    assert part.sum(dtype=float) * placed.voxel_ml == pytest.approx(np.prod(place.shape) * place.voxel_ml, rel=0.05)
+    # Points 1.5 mm apart see a side of 31 mm up to a thirtieth too short or too long, three sides a tenth.
+    assert part.sum(dtype=float) * placed.voxel_ml == pytest.approx(np.prod(place.shape) * place.voxel_ml, rel=0.1)
 
 
 def test_layers_of_cells_join_without_a_seam(monkeypatch):
