@@ -61,7 +61,7 @@ def wanted_value(trained: Trained, reading: Reading, wish: Wish, *, extrapolate:
     """The value that a wish amounts to for a scan, in the factor's unit.
 
     Raises:
-        InterventionError: The model has no such factor, the value is not one of its values, or training saw none like it.
+        InterventionError: The model has no such factor, the value is none of its values, or training saw none like it.
     """
     factor = _factor(trained, wish.name)
     if wish.operation == "=":
@@ -133,7 +133,7 @@ def harmonized(trained: Trained, reading: Reading, to: Reading | None = None) ->
 
 
 def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
-    """The scan of a reading as it would be if its scene were another one, in its own space, voxel values kept elsewhere."""
+    """The scan of a reading as it would be if its scene were another, in its own space; all else keeps its values."""
     scan = reading.scan
     change = (scene.canonical - reading.scene.canonical).numpy()
     native = restore(change, reading.placed, scan.geometry) if change.any() else None

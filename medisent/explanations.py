@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +30,7 @@ _SYNTHETIC = "synthetic: medisent, research use only"
 _CITATIONS = (
     "Kingma and Welling. Auto-Encoding Variational Bayes. ICLR 2014.",
     "Lei, G'Sell, Rinaldo, Tibshirani, Wasserman. Distribution-Free Predictive Inference for Regression. JASA 2018.",
-    "Monteiro, Ribeiro, Pawlowski, Castro, Glocker. Measuring axiomatic soundness of counterfactual image models. ICLR 2023.",
+    "Monteiro et al. Measuring axiomatic soundness of counterfactual image models. ICLR 2023.",
     "Cardoso et al. MONAI: An open-source framework for deep learning in healthcare. arXiv:2211.02701, 2022.",
 )
 
@@ -71,7 +71,7 @@ class Explanation:
 
     @cached_property
     def counterfactuals(self) -> dict[str, Volume]:
-        """The scan with one factor halved, doubled or moved to where a tenth of the training scans lie; by file name."""
+        """The scan with one factor halved, doubled or moved to the 10th or 90th percentile; by file name."""
         return {name: volume for _, _, name, volume in self._edits()}
 
     def map_of(self, name: str) -> Volume:
@@ -224,13 +224,14 @@ class Explanation:
             else "Intervals were not calibrated, for want of labels. "
         )
         return (
-            f"The scan was laid on a grid of {' x '.join(map(str, study.grid.shape))} cells of {study.grid.spacing_mm:g} mm. "
-            "The settings of the scanner (gain, contrast exponent, bias field of second order) were estimated and removed, "
-            "and the factors of the anatomy read from the resulting canonical scan by a partitioned variational autoencoder "
+            f"The scan was laid on a grid of {' x '.join(map(str, study.grid.shape))} cells of "
+            f"{study.grid.spacing_mm:g} mm. The settings of the scanner (gain, contrast exponent, bias field of second "
+            "order) were estimated and removed, and the factors of the anatomy read from the resulting canonical scan "
+            "by a partitioned variational autoencoder "
             f"(medisent {__version__}, trained on {card.scans} scans of {card.subjects} subjects). {calibrated}"
-            "Counterfactual scans add to the scan what the model says would change, and nothing else: volumes by moving the "
-            "surface of a predicted mask, the scanner's factors through the scanner's equation at full resolution, other "
-            "factors by the difference of two decodings."
+            "Counterfactual scans add to the scan what the model says would change, and nothing else: volumes by moving "
+            "the surface of a predicted mask, the scanner's factors through the scanner's equation at full "
+            "resolution, other factors by the difference of two decodings."
         )
 
     def _manifest(self, place: Path) -> dict[str, object]:
@@ -275,7 +276,7 @@ def _shown_values(trained: Trained, factor: Factor, present: float) -> list[floa
 
 
 def _small_step(trained: Trained, name: str, present: float) -> float:
-    """A step over which a factor's effect is measured: a tenth of the cohort's middle, or of the value if that is less."""
+    """A step over which an effect is measured: a tenth of the cohort's middle, or of the value if that is less."""
     entry = trained.card.factors[name]
     middle = (entry.quantiles[90] - entry.quantiles[10]) / 10
     factor = trained.network.factors[name]
