@@ -19,7 +19,7 @@ from medisent.progress import Silence
 from medisent.scanners import measured_scale
 from medisent.training import CHECKPOINT, Loop, changed, dry_run, schedule, train
 
-FILES = [CHECKPOINT, "metrics.jsonl", MODEL_FILE, "study.toml"]
+FILES = [CHECKPOINT, "manifest.json", "metrics.jsonl", MODEL_FILE, "study.toml"]
 
 
 class Interrupted(KeyboardInterrupt):
