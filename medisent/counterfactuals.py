@@ -13,11 +13,11 @@ from jaxtyping import Float
 from medisent.checkpoints import FactorCard, Trained
 from medisent.errors import InterventionError, UsageError
 from medisent.factors import Factor
-from medisent.grids import restore, unit_coordinates
+from medisent.grids import restore
 from medisent.mechanisms import Scene, mechanism_of
-from medisent.readings import Reading, read_factors
-from medisent.scanners import Scanner, bias_basis
-from medisent.volumes import Geometry, Volume
+from medisent.readings import Reading, log_bias, read_factors
+from medisent.scanners import Scanner
+from medisent.volumes import Volume
 
 _REFERENCE = {"brightness": 1.0, "contrast": 1.0, "bias_field": 0.0}
 _SLAB = 1 << 21  # voxels worked on at once
@@ -136,63 +136,75 @@ def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
     """The scan of a reading as it would be if its scene were another, in its own space; all else keeps its values."""
     scan = reading.scan
     change = (scene.canonical - reading.scene.canonical).numpy()
-    native = restore(change, reading.placed, scan.geometry) if change.any() else None
-    before, after = (_native(s.scanner, reading.log_scale) for s in (reading.scene, scene))
+    step = restore(change, reading.placed, scan.geometry) if change.any() else None
+    before, after = reading.scene.scanner, scene.scanner
     same = bool((before.stacked() == after.stacked()).all())
-    if native is None and same:
+    if step is None and same:
         return scan
-    exact = np.result_type(scan.voxels.dtype, np.float32).type  # float64 for int32: float32 loses its last digits
+    exact = np.float64 if scan.voxels.dtype.itemsize > 4 or scan.voxels.dtype == np.int32 else np.float32
     voxels: Float[np.ndarray, "x y z"] = scan.voxels.astype(exact)
+    field, other = reading.log_bias, _log_bias(reading, after)
     depth = max(1, _SLAB // int(np.prod(voxels.shape[1:])))
     for start in range(0, voxels.shape[0], depth):
         slab = slice(start, min(start + depth, voxels.shape[0]))
-        step = None if native is None else native[slab]
-        if same and (step is None or not step.any()):
+        part, moved = voxels[slab], None if step is None else step[slab]
+        if same and (moved is None or not moved.any()):
             continue
-        # Where only the canonical scan changes, there is nothing to compute elsewhere.
-        chosen = np.ones(voxels[slab].shape, dtype=bool) if step is None or not same else step != 0
-        part = voxels[slab]
-        gained = _difference(
-            part[chosen] - exact(air),
-            None if step is None else step[chosen],
-            before,
-            after,
-            _coordinates(reading, slab)[:, chosen],
-        )
-        part[chosen] = part[chosen] + gained
+        if same and moved is not None and np.count_nonzero(moved) < moved.size / 4:
+            # Where only the canonical scan changes, there is nothing to compute elsewhere.
+            at = np.nonzero(moved)
+            part[at] += _gained(part[at] - exact(air), moved[at], reading, after, field[slab][at], other[slab][at])
+            continue
+        gained = _gained(part - exact(air), moved, reading, after, field[slab], other[slab])
+        part += gained if moved is None or not same else np.where(moved == 0, 0, gained)
     return replace(scan, voxels=voxels)
 
 
-def _difference(
-    scan: Float[np.ndarray, " voxels"],
-    step: Float[np.ndarray, " voxels"] | None,
-    before: Scanner,
+def _gained(
+    scan: Float[np.ndarray, "..."],
+    step: Float[np.ndarray, "..."] | None,
+    reading: Reading,
     after: Scanner,
-    coordinates: Float[np.ndarray, "3 voxels"],
-) -> Float[np.ndarray, " voxels"]:
-    """What a scan (air at zero) gains when its canonical scan gains ``step`` and its scanner changes."""
-    basis = bias_basis(torch.from_numpy(coordinates))
-    image = torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32))[None, None]
-    canonical = before.remove(image, basis)
-    moved = canonical if step is None else (canonical + torch.from_numpy(step)[None, None]).clamp(min=0)
-    gained = after.apply(moved, basis) - before.apply(canonical, basis)
-    result: np.ndarray = gained[0, 0].numpy()
-    return result
+    field: Float[np.ndarray, "..."],
+    other: Float[np.ndarray, "..."],
+) -> Float[np.ndarray, "..."]:
+    """What a scan (air at zero) gains when its canonical scan gains ``step`` and its scanner is another one.
+
+    Arguments:
+        scan: Intensities; below zero they count as zero and gain nothing.
+        step: What the canonical scan gains, if anything.
+        reading: Whose scanner showed the scan.
+        after: The other scanner.
+        field: The log bias field of the first scanner.
+        other: The log bias field of the other one.
+    """
+    before = reading.scene.scanner
+    gain, new_gain = (float(s.log_gain[0]) + reading.log_scale for s in (before, after))
+    gamma, new_gamma = (float(s.log_gamma[0].exp()) for s in (before, after))
+    image = torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32)).clamp(min=0)
+    old, new = torch.from_numpy(field), torch.from_numpy(other)
+    if step is None and gamma == new_gamma:
+        result = image * (
+            torch.expm1(new - old + (new_gain - gain)) if field is not other else np.expm1(new_gain - gain)
+        )
+    else:
+        canonical = (image * (-old - gain).exp()).pow(1 / gamma)
+        moved = canonical if step is None else (canonical + torch.from_numpy(step)).clamp(min=0)
+        result = moved.pow(new_gamma) * (new + new_gain).exp() - image
+    gained: np.ndarray = result.numpy()
+    return gained
 
 
-def _native(scanner: Scanner, log_scale: float) -> Scanner:
-    """The scanner's settings for the scan in its own unit."""
-    return replace(scanner, log_gain=scanner.log_gain + log_scale)
-
-
-def _coordinates(reading: Reading, slab: slice) -> Float[np.ndarray, "3 x y z"]:
-    """Where the voxels of a slab lie in the field of the bias polynomials, held at its edges."""
-    geometry = reading.scan.geometry
-    affine = geometry.affine.copy()
-    affine[:3, 3] += affine[:3, 0] * slab.start
-    part = Geometry(affine, (slab.stop - slab.start, *geometry.shape[1:]))
-    found: np.ndarray = unit_coordinates(part, reading.placed).clip(-1, 1)
-    return found
+def _log_bias(reading: Reading, scanner: Scanner) -> Float[np.ndarray, "x y z"]:
+    """The log bias field of a scanner at the scan's voxels; for a multiple of the scan's own field, that multiple."""
+    own, wanted = reading.scene.scanner.bias[0], scanner.bias[0]
+    if bool((own == wanted).all()):
+        return reading.log_bias
+    strongest = int(own.abs().argmax())
+    ratio = float(wanted[strongest] / own[strongest]) if float(own[strongest]) else 0.0
+    if torch.allclose(wanted, own * ratio, rtol=1e-4, atol=1e-7):
+        return reading.log_bias * np.float32(ratio)
+    return log_bias(wanted, reading.scan.geometry, reading.placed)
 
 
 def _factor(trained: Trained, name: str) -> Factor:

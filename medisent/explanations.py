@@ -229,8 +229,8 @@ class Explanation:
             "order) were estimated and removed, and the factors of the anatomy read from the resulting canonical scan "
             "by a partitioned variational autoencoder "
             f"(medisent {__version__}, trained on {card.scans} scans of {card.subjects} subjects). {calibrated}"
-            "Counterfactual scans add to the scan what the model says would change, and nothing else: volumes by moving "
-            "the surface of a predicted mask, the scanner's factors through the scanner's equation at full "
+            "Counterfactual scans add to the scan what the model says would change, and nothing else: volumes by "
+            "moving the surface of a predicted mask, the scanner's factors through the scanner's equation at full "
             "resolution, other factors by the difference of two decodings."
         )
 

@@ -385,10 +385,23 @@ class PartitionedVAE(nn.Module):
         mean = self.decoder(z[:, : self.code_size])
         return Normal(mean, self.log_sigma.exp().expand_as(mean))
 
-    def forward(self, change: Change) -> Draw:
+    def agreed(self, shared: Sequence[str]) -> frozenset[str]:
+        """The blocks that a list of factors and roles stands for; the scanner's own are never among them.
+
+        The scanner of every scan is changed while training, so that scans which shared one no longer do.
+        """
+        return frozenset(
+            name
+            for name, block in self.partition.items()
+            if name not in self.scanner_names and (name in shared or block.role in shared)
+        )
+
+    def forward(self, change: Change, agreed: frozenset[str] = frozenset()) -> Draw:
         before, after = self.see(change.plain), self.see(change.changed)
         canonical, features, mask_logits = self._anatomy(after)
         q = self._posterior(features, self.volumes(mask_logits), after)
+        if agreed:
+            q = q.shared(change.changed.group, agreed)
         z = q.rsample()
         # Labels of the scanner's factors belong to the scans as they are.
         seen = self.settings(before) + before.scale * torch.randn_like(before.scale)

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,12 +16,15 @@ from torch.distributions import Normal
 
 from medisent.batches import Batch
 from medisent.checkpoints import Card, Trained
+from medisent.grids import unit_coordinates
 from medisent.loading import loading
 from medisent.mechanisms import Scene
 from medisent.model import Abduction, PartitionedVAE, Sight
 from medisent.posterior import PartitionedNormal
-from medisent.scanners import Scanner
+from medisent.scanners import Scanner, bias_basis
 from medisent.volumes import Geometry, Volume
+
+_SLAB = 1 << 21  # voxels worked on at once
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,34 @@ class Reading:
     readouts: Mapping[str, Readout]
     checks: Mapping[str, Check]
 
+    @cached_property
+    def log_bias(self) -> Float[np.ndarray, "x y z"]:
+        """The log bias field of the scan's own scanner, at the scan's own voxels, float32."""
+        return log_bias(self.scene.scanner.bias[0], self.scan.geometry, self.placed)
+
     @property
     def warnings(self) -> list[str]:
         """A sentence for each check that failed."""
         return [check.note for check in self.checks.values() if not check.ok]
+
+
+def log_bias(bias: Float[Tensor, " terms"], at: Geometry, placed: Geometry) -> Float[np.ndarray, "x y z"]:
+    """A log bias field at the voxels of a scan, float32; beyond the model's grid it stays as it is at the grid's edge.
+
+    Arguments:
+        bias: Its coefficients.
+        at: Where the voxels lie.
+        placed: Where the model's grid lies, in whose coordinates the polynomials are written.
+    """
+    field = np.empty(at.shape, np.float32)
+    depth = max(1, _SLAB // (at.shape[1] * at.shape[2]))
+    for start in range(0, at.shape[0], depth):
+        stop = min(start + depth, at.shape[0])
+        affine = at.affine.copy()
+        affine[:3, 3] += affine[:3, 0] * start
+        part = unit_coordinates(Geometry(affine, (stop - start, *at.shape[1:])), placed).clip(-1, 1)
+        field[start:stop] = torch.tensordot(bias, bias_basis(torch.from_numpy(part)), dims=1).numpy()
+    return field
 
 
 def read_factors(trained: Trained, scan: Volume) -> Reading:

@@ -74,7 +74,7 @@ def train(
     network = build_model(study)
     network.fit(shown)
     if fresh:  # not before: what cannot begin must not cost what there is
-        for name in (CHECKPOINT, MODEL_FILE, "metrics.jsonl", "evaluation.json", "evaluation.html"):
+        for name in (CHECKPOINT, MODEL_FILE, "metrics.jsonl", "manifest.json", "evaluation.json", "evaluation.html"):
             (run / name).unlink(missing_ok=True)
     write_text(run / STUDY_FILE, text)
     loop = Loop(study, network.to(device), shown.to(torch.device(device)), run)
@@ -122,7 +122,8 @@ def study_cohort(study: Study, table: Path | None = None) -> Cohort:
         CohortError: The table does not fit.
     """
     settings = study.cohort
-    group = study.supervision[0].by if study.supervision else None
+    groups = [s.by for s in study.supervision if s.kind == "groups"]
+    group = groups[0] if groups else None
     return read_cohort(
         table or settings.table,
         study_factors(study),
@@ -202,6 +203,8 @@ class Loop:
             self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-3, fused=True
         )
         self.order = torch.zeros(0, dtype=torch.long)
+        groups = [s for s in self.study.supervision if s.kind == "groups"]
+        self.agreed = self.network.agreed(groups[0].share) if groups else frozenset()
 
     @property
     def share(self) -> float:
@@ -241,7 +244,8 @@ class Loop:
             group["lr"] = rate
         plain = self.shown[self._next_rows().to(self.shown.scan.device)]
         plain = jittered(plain, self.chance, settings.jitter, mirror=settings.mirror)
-        costs: dict[str, Tensor] = self.objective(self.network(changed(plain, self.network, self.chance)))
+        draw = self.network(changed(plain, self.network, self.chance), self.agreed)
+        costs: dict[str, Tensor] = self.objective(draw)
         self.optimiser.zero_grad(set_to_none=True)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
         (costs["total"] / 1000).backward()
@@ -252,12 +256,19 @@ class Loop:
         return costs
 
     def _next_rows(self) -> Tensor:
-        """The next scans: every scan once before any comes again."""
+        """The next scans: every scan once before any comes again; with groups, half of them are mates of the others."""
         batch = min(self.study.training.batch, len(self.shown))
+        batch = batch if not self.agreed else max(1, batch // 2)
         if len(self.order) < batch:
             self.order = torch.cat([self.order, torch.randperm(len(self.shown), generator=self.chance)])
         rows, self.order = self.order[:batch], self.order[batch:]
-        return rows
+        return torch.cat([rows, *(self._mate(row) for row in rows)]) if self.agreed else rows
+
+    def _mate(self, row: Tensor) -> Tensor:
+        """Another scan of the same group, drawn by chance; none if there is none."""
+        group = self.shown.group.cpu()
+        mates = torch.nonzero((group == group[row]) & (group >= 0) & (torch.arange(len(group)) != row))[:, 0]
+        return mates[torch.randint(len(mates), (1,), generator=self.chance)] if len(mates) else mates
 
     def _record(self, costs: Mapping[str, Tensor]) -> str:
         record = {"step": self.step, "seconds": round(self.seconds, 3)}

@@ -51,6 +51,13 @@ def train(
         found = forecast(study, chosen_device(device))
         output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
         return
+    used = next((s for s in study.supervision if s.kind == "groups"), None)
+    unused = [s for s in study.supervision if s is not used]
+    if unused:
+        output.say(
+            f"This version learns from one [[supervision]] of kind groups, and not from {len(unused)} further "
+            f"({', '.join(s.kind for s in unused)})."
+        )
     folder = run or Path("runs") / _name_of(study_file)
     with output.progress() as progress:
         trained = train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)
