@@ -115,6 +115,7 @@ def build_model(study: Study) -> PartitionedVAE:
         study.grid.spacing_mm**3 / 1000,
         width=study.network.width,
         rest=study.network.rest,
+        mirror=study.training.mirror,
     )
 
 

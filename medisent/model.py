@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -198,6 +198,7 @@ class PartitionedVAE(nn.Module):
         width: Channels at half resolution.
         rest: Latents of the anatomy that no factor names.
         nuisance_rest: Latents of the nuisance that no factor names.
+        mirror: Whether masks are the mean over a scan and its mirror image; for networks that were shown both.
     """
 
     pivot: Tensor
@@ -215,11 +216,13 @@ class PartitionedVAE(nn.Module):
         width: int = 16,
         rest: int = 16,
         nuisance_rest: int = 2,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
         self.factors = {factor.name: factor for factor in factors}
         self.scanner_names = tuple(scanner)
         self.voxel_ml = voxel_ml
+        self.mirror = mirror
         self.shape = shape
         self.learned = [f for f in factors if f.name not in self.scanner_names]
         self.shaped = [f.name for f in self.learned if f.mask]
@@ -303,9 +306,9 @@ class PartitionedVAE(nn.Module):
         """Scans of scale one with the scanner removed; zero outside the field of view, never above three."""
         return scanner.remove(scan, self.basis).clamp(max=3) * coverage
 
-    def volumes(self, mask_logits: Float[Tensor, "batch shapes x y z"]) -> Float[Tensor, "batch shapes"]:
-        """Volumes of the soft masks in mL."""
-        return mask_logits.sigmoid().sum((2, 3, 4)) * self.voxel_ml
+    def volumes(self, masks: Float[Tensor, "batch shapes x y z"]) -> Float[Tensor, "batch shapes"]:
+        """Volumes of soft masks in mL."""
+        return masks.sum((2, 3, 4)) * self.voxel_ml
 
     def _posterior(
         self, features: list[Tensor], volumes: Float[Tensor, "batch shapes"], sight: Sight
@@ -399,7 +402,7 @@ class PartitionedVAE(nn.Module):
     def forward(self, change: Change, agreed: frozenset[str] = frozenset()) -> Draw:
         before, after = self.see(change.plain), self.see(change.changed)
         canonical, features, mask_logits = self._anatomy(after)
-        q = self._posterior(features, self.volumes(mask_logits), after)
+        q = self._posterior(features, self.volumes(mask_logits.sigmoid()), after)
         if agreed:
             q = q.shared(change.changed.group, agreed)
         z = q.rsample()
@@ -414,18 +417,23 @@ class PartitionedVAE(nn.Module):
         """What the model infers from scans."""
         sight = self.see(batch)
         canonical, features, mask_logits = self._anatomy(sight)
-        return Abduction(
-            sight, canonical, mask_logits.sigmoid(), self._posterior(features, self.volumes(mask_logits), sight)
-        )
+        masks = mask_logits.sigmoid()
+        if self.mirror:
+            other = replace(sight, batch=replace(sight.batch, coverage=sight.batch.coverage.flip(2)))
+            masks = (masks + self._masks(canonical.flip(2), other)[1].sigmoid().flip(2)) / 2
+        return Abduction(sight, canonical, masks, self._posterior(features, self.volumes(masks), sight))
 
     def _anatomy(self, sight: Sight) -> tuple[Tensor, list[Tensor], Tensor]:
         """The canonical scans, the encoder's features and the mask logits."""
         # Anatomy must not steer the scanner's estimate: what anatomy would like to see is not what the scanner did.
         still = Scanner.unstacked(sight.scanner.stacked().detach())
         canonical = self.canonical(sight.batch.scan, still, sight.batch.coverage)
-        image = torch.cat([with_local_contrast(canonical), sight.batch.coverage], 1)
-        features = self.encoder(image)
-        return canonical, features, self.mask_decoder(features, canonical)
+        return canonical, *self._masks(canonical, sight)
+
+    def _masks(self, canonical: Float[Tensor, "batch 1 x y z"], sight: Sight) -> tuple[list[Tensor], Tensor]:
+        """The encoder's features and the mask logits of canonical scans."""
+        features = self.encoder(torch.cat([with_local_contrast(canonical), sight.batch.coverage], 1))
+        return features, self.mask_decoder(features, canonical)
 
 
 def _unit_grid(shape: tuple[int, int, int]) -> Float[Tensor, "3 x y z"]:
