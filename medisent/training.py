@@ -258,11 +258,18 @@ class Loop:
     def _next_rows(self) -> Tensor:
         """The next scans: every scan once before any comes again; with groups, half of them are mates of the others."""
         batch = min(self.study.training.batch, len(self.shown))
-        batch = batch if not self.agreed else max(1, batch // 2)
-        if len(self.order) < batch:
+        if not self.agreed:
+            return self._take(batch)
+        rows = self._take(-(-batch // 2))
+        rows = torch.cat([rows, *(self._mate(row) for row in rows)])[:batch]
+        return torch.cat([rows, self._take(batch - len(rows))])  # for those without a mate
+
+    def _take(self, count: int) -> Tensor:
+        """The next so many scans in turn."""
+        if len(self.order) < count:
             self.order = torch.cat([self.order, torch.randperm(len(self.shown), generator=self.chance)])
-        rows, self.order = self.order[:batch], self.order[batch:]
-        return torch.cat([rows, *(self._mate(row) for row in rows)]) if self.agreed else rows
+        rows, self.order = self.order[:count], self.order[count:]
+        return rows
 
     def _mate(self, row: Tensor) -> Tensor:
         """Another scan of the same group, drawn by chance; none if there is none."""

@@ -56,6 +56,14 @@ def test_a_study_of_groups_shows_mates_together_and_learns(study, trained, shown
     loop = Loop(groups, trained.network, grouped, tmp_path)
     assert loop.agreed == {n for n, b in trained.network.partition.items() if b.role == "anatomy"}
     rows = loop._next_rows()
-    half = len(rows) // 2
-    assert sorted(group[rows[:half]].tolist()) == sorted(group[rows[half:]].tolist())
-    assert len(set(rows[:half].tolist()) & set(rows[half:].tolist())) < half or half == 0
+    assert len(rows) == study.training.batch
+    taken = -(-len(rows) // 2)
+    for first, mate in zip(rows[:taken].tolist(), rows[taken:].tolist(), strict=False):
+        assert group[first] == group[mate]
+        assert first != mate
+
+
+def test_scans_without_mates_still_fill_a_batch(study, trained, shown, tmp_path):
+    groups = replace(study, supervision=(Supervision(kind="groups", by="subject", share=("anatomy",)),))
+    loop = Loop(groups, trained.network, replace(shown, group=torch.arange(len(shown))), tmp_path)
+    assert len(loop._next_rows()) == study.training.batch
