@@ -265,13 +265,13 @@ def _row(trained: Trained, name: str, reading: Reading) -> dict[str, object]:
 
 
 def _shown_values(trained: Trained, factor: Factor, present: float) -> list[float]:
-    """Values worth showing: half and double, or the 10th and 90th percentile, or the other levels."""
+    """Values worth showing: double and half, or the 10th and 90th percentile, or the other levels."""
     entry = trained.card.factors[factor.name]
     if factor.kind in ("ordinal", "categorical"):
         return [float(v) for v in range(len(getattr(factor, "levels", ()))) if v != present]
     if factor.kind == "positive":
-        halves = (max(present / 2, entry.low), min(present * 2, entry.high))
-        return [v for v in halves if abs(v - present) > 0.05 * abs(present)]
+        steps = (min(present * 2, entry.high), max(present / 2, entry.low))
+        return [v for v in steps if abs(v - present) > 0.05 * abs(present)]
     return [v for v in (entry.quantiles[10], entry.quantiles[90]) if v != present]
 
 
