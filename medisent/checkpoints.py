@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from medisent.config import Study, dump_study, parse_study
 from medisent.errors import MedisentError, ModelError
-from medisent.factors import Factor, Positive
-from medisent.files import whole_file
-from medisent.model import SCANNER_FACTORS, PartitionedVAE
+from medisent.factors import SCANNER_FACTORS, Factor, Positive
+from medisent.files import file_digest, whole_file
+from medisent.model import PartitionedVAE
 
 SCHEMA = 1
 MODEL_FILE = "model.safetensors"
@@ -97,9 +96,8 @@ class Trained:
 def study_factors(study: Study) -> tuple[Factor, ...]:
     """The factors of a study, the scanner's own among them whether the study names them or not."""
     named = {factor.name for factor in study.factors}
-    units = {"brightness": "", "contrast": "", "bias_field": ""}
     implied = [
-        Positive(name=name, role="nuisance", unit=units[name])
+        Positive(name=name, role="nuisance")
         for name in SCANNER_FACTORS
         if name in study.scanner.factors and name not in named
     ]
@@ -153,7 +151,7 @@ def load_model(path: Path, device: str = "cpu") -> Trained:
         raise ModelError(
             f"{path} is a medisent model, but its study, card and weights do not fit together. Train it anew."
         ) from error
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_digest(path)
     return Trained(_located(study, path.parent), network.to(device).eval(), card, digest)
 
 

@@ -18,7 +18,7 @@ from medisent.checkpoints import Trained
 from medisent.counterfactuals import harmonized, with_values
 from medisent.errors import InterventionError
 from medisent.factors import Factor
-from medisent.files import whole_folder
+from medisent.files import file_digest, whole_folder
 from medisent.formats import write
 from medisent.readings import Reading, read_factors
 from medisent.reports import Comparison, FactorMap, explanation_page
@@ -235,7 +235,7 @@ class Explanation:
         )
 
     def _manifest(self, place: Path) -> dict[str, object]:
-        files = {str(p.relative_to(place)): _file_digest(p) for p in sorted(place.rglob("*")) if p.is_file()}
+        files = {str(p.relative_to(place)): file_digest(p) for p in sorted(place.rglob("*")) if p.is_file()}
         return {
             "schema": SCHEMA,
             "command": "explain",
@@ -286,10 +286,6 @@ def _small_step(trained: Trained, name: str, present: float) -> float:
 
 def _digest(scan: Volume) -> str:
     return hashlib.sha256(np.ascontiguousarray(scan.voxels).tobytes() + scan.affine.tobytes()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _json(content: Mapping[str, object]) -> str:

@@ -18,6 +18,9 @@ from medisent.errors import InterventionError, StudyError
 
 Role = Literal["anatomy", "nuisance"]
 
+SCANNER_FACTORS = ("brightness", "contrast", "bias_field")
+"""What the built-in scanner does to a scan; nuisance factors that need no labels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Factor(ABC):

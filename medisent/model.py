@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from torch.distributions import Distribution, Normal
 from torch.nn.functional import softplus
 
 from medisent.batches import Batch
-from medisent.factors import Factor, Partition, Role
+from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
 from medisent.networks import Decoder, Encoder, MaskDecoder, Perceptron, ScannerEncoder, with_local_contrast
 from medisent.posterior import PartitionedNormal
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
 
-SCANNER_FACTORS = ("brightness", "contrast", "bias_field")
 # The canonical scan, its local contrast at three sizes, and the field of view.
 _CHANNELS = 5
 _SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
@@ -419,8 +418,8 @@ class PartitionedVAE(nn.Module):
         canonical, features, mask_logits = self._anatomy(sight)
         masks = mask_logits.sigmoid()
         if self.mirror:
-            other = replace(sight, batch=replace(sight.batch, coverage=sight.batch.coverage.flip(2)))
-            masks = (masks + self._masks(canonical.flip(2), other)[1].sigmoid().flip(2)) / 2
+            _, mirrored = self._masks(canonical.flip(2), batch.coverage.flip(2))
+            masks = (masks + mirrored.sigmoid().flip(2)) / 2
         return Abduction(sight, canonical, masks, self._posterior(features, self.volumes(masks), sight))
 
     def _anatomy(self, sight: Sight) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -428,11 +427,13 @@ class PartitionedVAE(nn.Module):
         # Anatomy must not steer the scanner's estimate: what anatomy would like to see is not what the scanner did.
         still = Scanner.unstacked(sight.scanner.stacked().detach())
         canonical = self.canonical(sight.batch.scan, still, sight.batch.coverage)
-        return canonical, *self._masks(canonical, sight)
+        return canonical, *self._masks(canonical, sight.batch.coverage)
 
-    def _masks(self, canonical: Float[Tensor, "batch 1 x y z"], sight: Sight) -> tuple[list[Tensor], Tensor]:
+    def _masks(
+        self, canonical: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
+    ) -> tuple[list[Tensor], Tensor]:
         """The encoder's features and the mask logits of canonical scans."""
-        features = self.encoder(torch.cat([with_local_contrast(canonical), sight.batch.coverage], 1))
+        features = self.encoder(torch.cat([with_local_contrast(canonical), coverage], 1))
         return features, self.mask_decoder(features, canonical)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -30,7 +29,7 @@ from medisent.checkpoints import (
 from medisent.cohorts import Cohort, load_cohort, read_cohort
 from medisent.config import Study, dump_study
 from medisent.errors import CohortError, ModelError, StudyError
-from medisent.files import write_text
+from medisent.files import file_digest, write_text
 from medisent.loading import loading
 from medisent.model import Change, PartitionedVAE
 from medisent.objectives import Objective
@@ -105,14 +104,10 @@ def _write_manifest(study: Study, run: Path, loop: Loop, device: str) -> None:
         "seed": study.training.seed,
         "steps": loop.step,
         "seconds": round(loop.seconds, 1),
-        "inputs": {"table_sha256": _digest(study.cohort.table)},
-        "outputs": {name: _digest(run / name) for name in files},
+        "inputs": {"table_sha256": file_digest(study.cohort.table)},
+        "outputs": {name: file_digest(run / name) for name in files},
     }
     write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def study_cohort(study: Study, table: Path | None = None) -> Cohort:

@@ -2,7 +2,6 @@
 
 from medisent.config.reading import dump_study, load_study, parse_study, schema
 from medisent.config.settings import (
-    SCANNER_FACTORS,
     CohortSettings,
     Gate,
     NetworkSettings,
@@ -12,6 +11,7 @@ from medisent.config.settings import (
     TrainingSettings,
     Weights,
 )
+from medisent.factors import SCANNER_FACTORS
 
 __all__ = [
     "SCANNER_FACTORS",

@@ -17,8 +17,9 @@ from scipy.stats import kruskal, spearmanr
 
 from medisent.cohorts import read_cohort, read_table
 from medisent.config.reading import parse_study
-from medisent.config.settings import SCANNER_FACTORS, Study
+from medisent.config.settings import Study
 from medisent.errors import CohortError
+from medisent.factors import SCANNER_FACTORS
 from medisent.formats import read
 from medisent.progress import Progress
 from medisent.volumes import Geometry

@@ -17,7 +17,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medisent.config.lines import Where, lines_of
 from medisent.config.settings import (
-    SCANNER_FACTORS,
     CohortSettings,
     Gate,
     NetworkSettings,
@@ -28,7 +27,7 @@ from medisent.config.settings import (
     Weights,
 )
 from medisent.errors import StudyError
-from medisent.factors import FACTOR_TYPES, Factor
+from medisent.factors import FACTOR_TYPES, SCANNER_FACTORS, Factor
 from medisent.grids import Grid
 
 RESERVED_NAMES = ("scan", "anatomy", "nuisance", "anatomy_rest", "nuisance_rest", "extrapolate")

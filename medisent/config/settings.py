@@ -10,10 +10,8 @@ from annotated_types import Ge, Gt, Le, MinLen, MultipleOf
 from pydantic import BeforeValidator
 
 from medisent.errors import StudyError
-from medisent.factors import Factor
+from medisent.factors import SCANNER_FACTORS, Factor
 from medisent.grids import Grid
-
-SCANNER_FACTORS = ("brightness", "contrast", "bias_field")
 
 ScannerFactor = Literal["brightness", "contrast", "bias_field"]
 Name = Annotated[str, MinLen(1)]
