@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,13 +14,10 @@ from torch import Tensor
 from medisent.batches import Batch
 from medisent.checkpoints import Card, FactorCard
 from medisent.metrics import conformal_quantile, r2
-from medisent.model import Abduction, PartitionedVAE, Sight
-from medisent.posterior import PartitionedNormal
-from medisent.readings import estimates, latent_distance, quantiles, reconstruction_error
-from medisent.scanners import Scanner
+from medisent.model import PartitionedVAE
+from medisent.readings import abducted, estimates, latent_distance, quantiles, reconstruction_error
 
 LEVEL = 0.9
-_AT_ONCE = 16
 
 
 @torch.no_grad()
@@ -67,27 +65,10 @@ def calibrate(
     card = Card(factors, LEVEL, len(training), len(set(subjects)), steps, (), (), centre, precision, figures)
     judge = held if held is not None else seen
     distance = latent_distance(card, judge.q.loc[:, : network.code_size])
-    return Card(
-        factors, LEVEL, len(training), len(set(subjects)), steps,
-        quantiles(reconstruction_error(network, judge).double().numpy()), quantiles(distance.double().numpy()),
-        centre, precision, figures,
-    )  # fmt: skip
-
-
-def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
-    """What the network infers from all scans of a batch, a few at a time, on the processor."""
-    device = network.pivot.device
-    with torch.no_grad():
-        parts = [network.abduct(batch[rows].to(device)) for rows in torch.arange(len(batch)).split(_AT_ONCE)]
-        settings = torch.cat([p.sight.scanner.stacked() for p in parts]).cpu()
-        sight = Sight(batch, Scanner.unstacked(settings), torch.cat([p.sight.scale for p in parts]).cpu())
-        q = PartitionedNormal(
-            torch.cat([p.q.loc for p in parts]).cpu(), torch.cat([p.q.scale for p in parts]).cpu(), network.partition
-        )
-        canonical = torch.cat([p.canonical.cpu() for p in parts])
-        masks = torch.cat([p.masks.cpu() for p in parts])
-    network.cpu()
-    return Abduction(sight, canonical, masks, q)
+    error = reconstruction_error(network, judge)
+    return replace(
+        card, typical_error=quantiles(error.double().numpy()), typical_distance=quantiles(distance.double().numpy())
+    )
 
 
 def _reach(

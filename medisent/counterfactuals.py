@@ -16,7 +16,7 @@ from medisent.factors import Factor
 from medisent.grids import restore
 from medisent.mechanisms import Scene, mechanism_of
 from medisent.readings import Reading, log_bias, read_factors
-from medisent.scanners import Scanner
+from medisent.scanners import Scanner, developed, exposed
 from medisent.volumes import Volume
 
 _REFERENCE = {"brightness": 1.0, "contrast": 1.0, "bias_field": 0.0}
@@ -188,9 +188,9 @@ def _gained(
             torch.expm1(new - old + (new_gain - gain)) if field is not other else np.expm1(new_gain - gain)
         )
     else:
-        canonical = (image * (-old - gain).exp()).pow(1 / gamma)
-        moved = canonical if step is None else (canonical + torch.from_numpy(step)).clamp(min=0)
-        result = moved.pow(new_gamma) * (new + new_gain).exp() - image
+        canonical = developed(image, 1 / gamma, old + gain)
+        moved = canonical if step is None else canonical + torch.from_numpy(step)
+        result = exposed(moved, new_gamma, new + new_gain) - image
     gained: np.ndarray = result.numpy()
     return gained
 

@@ -25,6 +25,7 @@ from medisent.scanners import Scanner, bias_basis
 from medisent.volumes import Geometry, Volume
 
 _SLAB = 1 << 21  # voxels worked on at once
+_AT_ONCE = 16  # scans in the network at once
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def read_batch(trained: Trained, scans: Sequence[Volume]) -> list[Reading]:
     single = [prepared(trained, scan) for scan in scans]
     batch = Batch(*(torch.cat([getattr(one, f.name) for one, _ in single]) for f in fields(Batch)))
     with torch.no_grad():
-        found = _on_cpu(network, batch)
+        found = abducted(network, batch)
         table = ranges(trained, found)
         readings = []
         for row, (scan, (one, placed)) in enumerate(zip(scans, single, strict=True)):
@@ -213,10 +214,20 @@ def _setting_deviation(network: PartitionedVAE, found: Abduction, name: str) -> 
     return ((block.loc * block.scale) ** 2).sum(1).sqrt() / block.loc.square().sum(1).clamp(min=1e-9)
 
 
-def _on_cpu(network: PartitionedVAE, batch: Batch) -> Abduction:
+def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
+    """What the network infers from all scans of a batch, a few at a time, on the processor."""
     device = network.pivot.device
-    found = network.abduct(batch.to(device))
-    return found if device.type == "cpu" else network.cpu().abduct(batch)
+    with torch.no_grad():
+        parts = [network.abduct(batch[rows].to(device)) for rows in torch.arange(len(batch)).split(_AT_ONCE)]
+        settings = torch.cat([p.sight.scanner.stacked() for p in parts]).cpu()
+        sight = Sight(batch, Scanner.unstacked(settings), torch.cat([p.sight.scale for p in parts]).cpu())
+        q = PartitionedNormal(
+            torch.cat([p.q.loc for p in parts]).cpu(), torch.cat([p.q.scale for p in parts]).cpu(), network.partition
+        )
+        canonical = torch.cat([p.canonical.cpu() for p in parts])
+        masks = torch.cat([p.masks.cpu() for p in parts])
+    network.cpu()
+    return Abduction(sight, canonical, masks, q)
 
 
 @torch.no_grad()

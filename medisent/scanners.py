@@ -32,14 +32,13 @@ class Scanner:
         self, canonical: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]
     ) -> Float[Tensor, "batch 1 *space"]:
         """What this scanner makes of canonical scans. Values below zero count as zero."""
-        return canonical.clamp(min=0).pow(_wide(self.log_gamma.exp(), canonical)) * self._field(canonical, basis).exp()
+        return exposed(canonical, _wide(self.log_gamma.exp(), canonical), self._field(canonical, basis))
 
     def remove(
         self, scan: Float[Tensor, "batch 1 *space"], basis: Float[Tensor, "terms *space"]
     ) -> Float[Tensor, "batch 1 *space"]:
         """The canonical scans behind scans of this scanner. Values below zero count as zero."""
-        flat = scan.clamp(min=0) * (-self._field(scan, basis)).exp()
-        return flat.pow(_wide((-self.log_gamma).exp(), scan))
+        return developed(scan, _wide((-self.log_gamma).exp(), scan), self._field(scan, basis))
 
     def after(self, first: Scanner) -> Scanner:
         """The one scanner that does what ``first`` and then this one do."""
@@ -64,6 +63,22 @@ class Scanner:
     ) -> Float[Tensor, "batch 1 *space"]:
         field: Tensor = _wide(self.log_gain, like) + torch.tensordot(self.bias, basis, dims=1)[:, None]
         return field
+
+
+def exposed(canonical: Tensor, gamma: Tensor | float, log_gain: Tensor) -> Tensor:
+    """The scanner's equation, ``exp(log_gain) * canonical ** gamma``; values below zero count as zero.
+
+    Arguments:
+        canonical: Intensities in any shape.
+        gamma: The contrast's exponent.
+        log_gain: Logarithm of gain and bias field together, at each of them.
+    """
+    return canonical.clamp(min=0).pow(gamma) * log_gain.exp()
+
+
+def developed(scan: Tensor, inverse: Tensor | float, log_gain: Tensor) -> Tensor:
+    """The inverse of ``exposed``, with one over the exponent; values below zero count as zero."""
+    return (scan.clamp(min=0) * (-log_gain).exp()).pow(inverse)
 
 
 def random_scanner(

@@ -12,7 +12,6 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from medisent.batches import Batch
-from medisent.calibration import abducted
 from medisent.checkpoints import Trained
 from medisent.evaluation.findings import Disturbance, Reconstruction
 from medisent.evaluation.material import Material
@@ -20,7 +19,7 @@ from medisent.factors import Factor
 from medisent.formats import read
 from medisent.metrics import psnr, ssim
 from medisent.model import Abduction, PartitionedVAE
-from medisent.readings import prepared, ranges
+from medisent.readings import abducted, prepared, ranges
 from medisent.scanners import measured_scale
 
 BRIGHTER, STEEPER = 1.5, 1.2

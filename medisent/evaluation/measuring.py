@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from medisent.calibration import abducted
 from medisent.checkpoints import Trained
 from medisent.evaluation.edits import edit_scores, make, trio_of
 from medisent.evaluation.findings import EditScore, Evaluation
@@ -17,7 +16,7 @@ from medisent.evaluation.pictures import scatter, triple
 from medisent.evaluation.separation import readout_of, separation_of
 from medisent.formats import read
 from medisent.progress import Progress, Silence
-from medisent.readings import ranges, read_batch
+from medisent.readings import abducted, ranges, read_batch
 
 _DEFINITIONS = (
     "Every edit starts from what the model itself reads in the scan. Its RCE is the median scan's, with the 95 % "
