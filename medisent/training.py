@@ -40,6 +40,8 @@ from medisent.version import versions
 CHECKPOINT = "checkpoint.safetensors"
 _CHECKPOINT_SECONDS = 20.0
 _LOG_EVERY = 10
+# What the names of their tensors begin with in a checkpoint.
+_NETWORK, _OBJECTIVE = "network.", "objective."
 
 
 def train(
@@ -193,10 +195,10 @@ class Loop:
         settings = self.study.training
         self.chance = torch.Generator().manual_seed(settings.seed)
         weights = self.study.weights
-        self.objective = Objective(self.network, {n: getattr(weights, n) for n in weights.__dataclass_fields__})
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-3, fused=True
-        )
+        costs = Objective(self.network, {n: getattr(weights, n) for n in weights.__dataclass_fields__})
+        self.objective = costs.to(self.shown.scan.device)
+        learned = [*self.network.parameters(), *self.objective.parameters()]  # terms may learn too, as adversaries do
+        self.optimiser = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=1e-3, fused=True)
         self.order = torch.zeros(0, dtype=torch.long)
         groups = [s for s in self.study.supervision if s.kind == "groups"]
         self.agreed = self.network.agreed(groups[0].share) if groups else frozenset()
@@ -244,7 +246,9 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
         (costs["total"] / 1000).backward()
-        for part in self.network.children():  # each by itself, or the decoder's gradient would silence the others
+        # Each by itself, or the decoder's gradient would silence the others.
+        terms = [term for term in self.objective.terms.children() if list(term.parameters())]
+        for part in (*self.network.children(), *terms):
             nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
@@ -280,7 +284,8 @@ class Loop:
 
     def _save(self) -> None:
         """One file with all that resuming needs, and the log so far."""
-        tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
+        tensors = {f"{_NETWORK}{n}": t for n, t in self.network.state_dict().items()}
+        tensors |= {f"{_OBJECTIVE}{n}": t for n, t in self.objective.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         tensors |= {"chance": self.chance.get_state(), "torch": torch.get_rng_state(), "order": self.order}
@@ -313,8 +318,9 @@ class Loop:
         self.records = header["log"].splitlines()
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        prefix = "network."
-        self.network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        parts: tuple[tuple[str, nn.Module], ...] = ((_NETWORK, self.network), (_OBJECTIVE, self.objective))
+        for prefix, part in parts:
+            part.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         state = self.optimiser.state_dict()
         state["state"] = {}
         for name, tensor in tensors.items():

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from medisent import training
 from medisent.batches import Batch
 from medisent.checkpoints import MODEL_FILE, build_model
 from medisent.config import Study, load_study
 from medisent.errors import CohortError, ModelError, StudyError
+from medisent.model import Draw, PartitionedVAE
+from medisent.objectives import TERMS, Term
 from medisent.progress import Silence
 from medisent.scanners import measured_scale
 from medisent.training import CHECKPOINT, Loop, changed, dry_run, schedule, train
@@ -162,6 +166,48 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(study, shown, tmp_path)
     assert all(torch.equal(found[name], expected[name]) for name in found)
     weights, others = first.network.state_dict(), second.network.state_dict()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+class Learner(Term):
+    """A term with a weight of its own and a memory: what it costs depends on both."""
+
+    def __init__(self, model: PartitionedVAE) -> None:
+        super().__init__(model)
+        self.slope = nn.Parameter(torch.ones(()))
+        self.register_buffer("memory", torch.zeros(()))
+
+    def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
+        cost = (self.slope * draw.q.loc.mean(1) - self.memory - 1).square()
+        self.memory = self.memory + 0.1 * cost.detach().mean()
+        return cost
+
+
+def test_a_term_that_learns_and_remembers_goes_on_bit_for_bit(study, shown, tmp_path, monkeypatch):
+    monkeypatch.setitem(TERMS, "distortion", Learner)
+
+    def loop() -> Loop:
+        torch.manual_seed(5)
+        network = build_model(study)
+        network.fit(shown)
+        return Loop(study, network, shown, tmp_path)
+
+    first, second = loop(), loop()
+    for _ in range(2):
+        first.take_step()
+    first._save()
+    found = first.objective.state_dict()
+    assert float(found["terms.distortion.slope"]) != 1
+    assert float(found["terms.distortion.memory"]) > 0
+    expected = [first.take_step() for _ in range(2)]
+    torch.manual_seed(99)
+    second._resume()
+    again = [second.take_step() for _ in range(2)]
+    assert all(
+        torch.equal(costs[name], same[name]) for costs, same in zip(expected, again, strict=True) for name in same
+    )
+    for one, other in ((first.network, second.network), (first.objective, second.objective)):
+        weights, others = one.state_dict(), other.state_dict()
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def test_the_log_has_its_records_once_also_across_an_interruption(study, tmp_path, monkeypatch, every_step):

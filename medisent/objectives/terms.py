@@ -1,43 +1,16 @@
-"""What training minimises: a weighted sum of terms, each in nats a scan, over one record (the draw)."""
+"""The terms that say how well a draw fits: reconstruction, rate, readouts, masks and the scanner's own supervision."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from monai.losses.dice import DiceLoss
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medisent.model import Draw, PartitionedVAE
-
-
-class Term(nn.Module, ABC):
-    """One cost, in nats a scan.
-
-    Arguments:
-        model: The model that draws; a term may read its factors and its partition.
-    """
-
-    def __init__(self, model: PartitionedVAE) -> None:
-        super().__init__()
-        self.factors = dict(model.factors)
-        self.scanner_names = model.scanner_names
-        self.shaped = tuple(model.shaped)
-        # A tuple keeps the model out of this module's own parameters.
-        self._model = (model,)
-
-    @property
-    def model(self) -> PartitionedVAE:
-        """The model that draws."""
-        return self._model[0]
-
-    @abstractmethod
-    def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        """The cost of each scan, in nats."""
+from medisent.objectives.term import Term
 
 
 class Distortion(Term):
@@ -124,32 +97,3 @@ class ScannerChange(Term):
         spread = (draw.before.scale.square() + draw.after.scale.square()).sqrt()
         likely: Tensor = Normal(expected - shift, spread).log_prob(found)[:, self.model.active > 0]
         return -likely.sum(1)
-
-
-class Objective(nn.Module):
-    """A weighted sum of terms.
-
-    Arguments:
-        model: The model that draws.
-        weights: How much a nat of each term counts; terms that are not named do not count.
-    """
-
-    def __init__(self, model: PartitionedVAE, weights: Mapping[str, float]) -> None:
-        super().__init__()
-        self.weights = {name: weight for name, weight in weights.items() if weight}
-        self.terms = nn.ModuleDict({name: TERMS[name](model) for name in self.weights})
-
-    def forward(self, draw: Draw) -> dict[str, Float[Tensor, ""]]:
-        """The mean of each term over the batch, in nats a scan, and their weighted sum as ``total``."""
-        costs = {name: term(draw).mean() for name, term in self.terms.items()}
-        total = torch.stack([self.weights[name] * cost for name, cost in costs.items()]).sum()
-        return {**costs, "total": total}
-
-
-TERMS: dict[str, type[Term]] = {
-    "distortion": Distortion,
-    "rate": Rate,
-    "readout": Readout,
-    "mask": Mask,
-    "scanner": ScannerChange,
-}
