@@ -16,10 +16,11 @@ from medisent import __version__
 from medisent.cli import app, main
 from medisent.cli.options import chosen_device
 from medisent.cli.output import Lines, Output, duration, jsonable, table
-from medisent.cli.runs import check_gate, summary
+from medisent.cli.runs import leakage_lines, summary
 from medisent.cli.scans import stem
 from medisent.config import Gate, load_study
 from medisent.errors import GateError, MachineError, UsageError
+from medisent.evaluation import check_gate
 from medisent.progress import Progress, Silence
 
 COMMANDS = ("demo", "phantom", "init", "train", "evaluate", "explain", "counterfactual", "encode", "info", "check")
@@ -396,6 +397,35 @@ def test_a_gate_is_not_met_by_what_leaks_more_than_it_allows():
         check_gate(Gate(leakage=0.2), leakage)
     assert caught.value.exit_code == 5
     assert "tumour from tumour" not in str(caught.value)
+
+
+def test_a_gate_says_what_the_labels_alone_would_leak_and_still_is_not_met():
+    leakage = {"tumour": {"tumour": 0.9, "gain": 0.55}}
+    with pytest.raises(GateError, match=r"gain from tumour \(R2 0\.55; the labels alone give 0\.60\)"):
+        check_gate(Gate(leakage=0.2), leakage, {"tumour": {"gain": 0.6}})
+
+
+@pytest.mark.parametrize(
+    ("leakage", "wanted"), [({}, []), ({}, ["gain"]), ({"rest": {"tumour": 0.0}}, ["tumour", "gain"])]
+)
+def test_a_gate_that_could_not_be_checked_is_not_met(leakage, wanted):
+    with pytest.raises(GateError, match="could not be measured"):
+        check_gate(Gate(leakage=0.9), leakage, None, wanted)
+    check_gate(None, leakage, None, wanted)
+
+
+def test_leakage_is_told_block_by_block_with_what_chance_gives_and_the_own_block_marked():
+    leakage = {"tumour": {"tumour": 0.9, "gain": 0.05}, "gain": {"tumour": 0.31}}
+    lines = leakage_lines(
+        leakage, {"tumour": {"tumour": -0.02}, "gain": {"tumour": 0.01, "gain": 0.0}}, Gate(leakage=0.3)
+    )
+    cells = [line.split() for line in lines]
+    assert cells[0] == ["leakage,", "R2", "tumour", "gain"]
+    assert cells[2] == ["tumour", "[0.90]", "0.05"]
+    assert cells[3] == ["gain", "0.31", "!", "-"]
+    assert cells[4] == ["by", "chance,", "most", "0.01", "0.00"]
+    assert "above the gate of 0.3" in lines[-1]
+    assert leakage_lines({}, {}) == []
 
 
 def test_an_evaluation_is_told_in_tables_beside_doing_nothing():

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from medisent import metrics
 from medisent.errors import UsageError
 from medisent.metrics import compatibility
-from medisent.metrics.panel import COMPATIBLE, HONEST
+from medisent.metrics.panel import COMPATIBLE, HONEST, _block_family
 from medisent.metrics.probes import one_latent_accuracies, roc_area, svm_accuracies
 from medisent.metrics.samples import Sample, block_order, sample
 from medisent.metrics.scores import Family, scores
@@ -146,6 +146,25 @@ def test_two_latents_for_one_factor_have_no_gap_but_their_block_has():
     assert found["mig"].value < 0.05
     assert found["block_mig"].value > 0.8
     assert found["block_dci_completeness"].value > 0.9
+
+
+def test_scores_with_blocks_have_an_interval_around_the_value_that_is_there_without_one():
+    factors = factor_table(100, continuous=True)
+    family = _block_family({"a": [0, 3], "b": [1, 4], "c": [2, 5]})
+    data = sample(code_table("noisy", factors), factors)
+    bare, found = (scores(family, data, 0, intervals) for intervals in (False, True))
+    for name, score in found.items():
+        assert score.value == pytest.approx(bare[name].value)
+        assert score.low <= score.value <= score.high
+        assert 0.005 < score.high - score.low < 0.5
+
+
+@pytest.mark.parametrize("kind", ["dead", "doubled", "all dead", "one", "huge"])
+def test_no_score_with_blocks_stops_or_says_nan_on_strange_codes(kind):
+    factors = factor_table(30)
+    codes = code_table(kind, factors)
+    family = _block_family({"first": [0], "all": list(range(codes.shape[1]))})
+    assert finite(scores(family, sample(codes, factors), 0, True))
 
 
 def test_the_same_seed_gives_the_same_scores_and_another_seed_others():

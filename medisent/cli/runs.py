@@ -15,7 +15,10 @@ from medisent.cli.output import Output, end_after_result, table
 from medisent.errors import GateError
 
 if TYPE_CHECKING:
-    from medisent.config import Gate
+    from medisent.config import Gate, Study
+
+Leakage = Mapping[str, Mapping[str, float]]
+"""Block, factor, R2."""
 
 
 def train(
@@ -75,13 +78,12 @@ def train(
             "evaluation": scores or None,
         },
         [
-            *(summary(scores) if scores else []),
+            *(summary(scores, study.gate) if scores else []),
             f"Run:  {folder}",
             f"Next: medisent explain SCAN --model {folder}",
         ],
     )
-    if scores:
-        _hold_gate(study.gate, scores["leakage"])
+    _hold_gate(study, scores)
 
 
 def evaluate(
@@ -114,12 +116,12 @@ def evaluate(
         evaluation = evaluate_model(model, cohort, split=split, seed=seed, progress=progress)
     evaluation.save(folder)
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    output.result(found, [*summary(found), f"Report: {folder / 'evaluation.html'}"])
-    _hold_gate(model.study.gate, found["leakage"])
+    output.result(found, [*summary(found, model.study.gate), f"Report: {folder / 'evaluation.html'}"])
+    _hold_gate(model.study, found)
 
 
-def summary(evaluation: Mapping[str, Any]) -> list[str]:
-    """The tables of an ``evaluation.json`` as lines: readout, counterfactuals, separation."""
+def summary(evaluation: Mapping[str, Any], gate: Gate | None = None) -> list[str]:
+    """The tables of an ``evaluation.json`` as lines: readout, counterfactuals, leakage, separation."""
     readout = [
         (name, _number(s["r2"]), _number(s["mae"]), _number(s["coverage90"]))
         for name, s in evaluation["readout"].items()
@@ -135,34 +137,44 @@ def summary(evaluation: Mapping[str, Any]) -> list[str]:
     tables = [
         table([("readout", "R2", "MAE", "in 90 % interval"), *readout]) if readout else [],
         table([("edit", "RCE", "RCE of no edit", "effect error", "off target"), *edits]) if edits else [],
+        leakage_lines(evaluation["leakage"], evaluation.get("leakage_floor", {}), gate),
         table([("separation", "score", "95 % interval", "by chance"), *scores]) if scores else [],
     ]
     lines = [line for part in tables if part for line in [*part, ""]]
     return [f"{evaluation['n']} scans", "", *lines]
 
 
-def check_gate(gate: Gate | None, leakage: Mapping[str, Mapping[str, float]]) -> None:
-    """Hold what was measured against the study's gate.
+def leakage_lines(leakage: Leakage, floor: Leakage, gate: Gate | None = None) -> list[str]:
+    """How well each block tells each factor, as a table: own blocks in brackets, what a gate forbids with a mark."""
+    names = list(dict.fromkeys(name for row in leakage.values() for name in row))
+    if not names:
+        return []
+    most = 1.0 if gate is None else gate.leakage
 
-    Raises:
-        GateError: A factor can be read from a block that is not its own, more than the gate allows.
-    """
-    if gate is None:
-        return
-    over = [
-        f"{name} from {block} (R2 {r2:.2f})"
-        for block, found in leakage.items()
-        for name, r2 in found.items()
-        if name != block and r2 > gate.leakage
+    def cell(block: str, name: str) -> str:
+        r2 = leakage[block].get(name)
+        if r2 is None:
+            return "-"
+        return f"[{r2:.2f}]" if block == name else f"{r2:.2f} !" if r2 > most else f"{r2:.2f}"
+
+    chance = [max((row[name] for row in floor.values() if name in row), default=None) for name in names]
+    rows = [(block, *(cell(block, name) for name in names)) for block in leakage]
+    allowed = "" if gate is None else f"; !: above the gate of {gate.leakage:g}"
+    return [
+        *table(
+            [("leakage, R2", *names), *rows, ("by chance, most", *("-" if c is None else f"{c:.2f}" for c in chance))]
+        ),
+        f"[ ]: a block's own factor{allowed}",
     ]
-    if over:
-        raise GateError(f"The study allows leakage up to R2 {gate.leakage:g}, but there is: {', '.join(over)}.")
 
 
-def _hold_gate(gate: Gate | None, leakage: Mapping[str, Mapping[str, float]]) -> None:
+def _hold_gate(study: Study, scores: Mapping[str, Any]) -> None:
     """End with the gate's exit code where it is not met; the result has been printed."""
+    from medisent.evaluation import check_gate
+
+    wanted = [factor.name for factor in study.factors if factor.column or factor.mask]
     try:
-        check_gate(gate, leakage)
+        check_gate(study.gate, scores.get("leakage", {}), scores.get("leakage_by_labels"), wanted)
     except GateError as error:
         end_after_result(error)
 

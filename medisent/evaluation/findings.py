@@ -105,6 +105,7 @@ class Evaluation:
         readout: By factor whose truth is known.
         leakage: How well each block predicts each factor: block, factor, held-out R2.
         leakage_floor: The same with the factors permuted between subjects.
+        leakage_by_labels: For pairs that leak, how well the labels of the block's own factor predict the other one.
         disentanglement: By metric.
         counterfactual: By edit, as the cohort's table of true counterfactuals writes it.
         reconstruction: On the model's grid.
@@ -119,6 +120,7 @@ class Evaluation:
     readout: Mapping[str, Readout]
     leakage: Mapping[str, Mapping[str, float]]
     leakage_floor: Mapping[str, Mapping[str, float]]
+    leakage_by_labels: Mapping[str, Mapping[str, float]]
     disentanglement: Mapping[str, Score]
     counterfactual: Mapping[str, EditScore]
     reconstruction: Reconstruction
@@ -138,6 +140,7 @@ class Evaluation:
             "reconstruction": vars(self.reconstruction),
             "robustness": {name: {d.edit: d.moved for d in found} for name, found in self.robustness.items()},
             "leakage_floor": self.leakage_floor,
+            "leakage_by_labels": self.leakage_by_labels,
             "split": self.split,
             "seed": self.seed,
             "notes": list(self.notes),

@@ -61,7 +61,7 @@ def evaluate(
     robustness = robustness_of(trained, material, found, lambda: progress.advance(1))
     progress.stage("editing scans", len(material.truths))
     edits, typical, remarks = edit_scores(trained, material, lambda: progress.advance(1))
-    progress.stage("measuring separation", 4)
+    progress.stage("measuring separation", 3)
     codes = found.q.loc.double().numpy()
     separation = separation_of(codes, network.partition, material, seed, lambda: progress.advance(1))
     progress.stage("drawing")
@@ -73,6 +73,7 @@ def evaluate(
         readout={name: readout_of(*parts) for name, parts in read_out.items()},
         leakage=separation.leakage,
         leakage_floor=separation.floor,
+        leakage_by_labels=separation.by_labels,
         disentanglement=separation.panel,
         counterfactual=edits,
         reconstruction=reconstruction_of(network, found),

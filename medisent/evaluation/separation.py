@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from medisent.evaluation.findings import Readout
 from medisent.evaluation.material import Material
 from medisent.factors import Circular, Factor, Nominal, Partition
 from medisent.metrics import Score, coverage, leakage, leakage_floor, mae, panel, r2
 
-_FEWEST = 5
+FEWEST_SUBJECTS = 5
 """Below this number of subjects held-out folds say nothing."""
 
-_MOST_FOR_BLOCKS = 400
+_MOST_FOR_BLOCKS = 1000
 _MOST_FOR_INTERVALS = 2000
+_WORTH_EXPLAINING = 0.05
 
 
 def readout_of(factor: Factor, found: Float[np.ndarray, "scans 3"], truth: Float[np.ndarray, " scans"]) -> Readout:
@@ -54,12 +55,14 @@ class Separation:
     Attributes:
         leakage: Block, factor, held-out R2.
         floor: The same with the factors permuted between subjects.
+        by_labels: For pairs that leak, how well the labels of the block's own factor predict the other one.
         panel: By metric, with blocks in the place of latents where the name says so.
         notes: What was left out, and why.
     """
 
     leakage: Mapping[str, Mapping[str, float]]
     floor: Mapping[str, Mapping[str, float]]
+    by_labels: Mapping[str, Mapping[str, float]]
     panel: Mapping[str, Score]
     notes: tuple[str, ...]
 
@@ -78,43 +81,80 @@ def separation_of(
         partition: Which latents belong to whom.
         material: The scans' labels and subjects.
         seed: Of folds, permutations and halves.
-        tell: Called after each of four parts.
+        tell: Called after each of three parts.
     """
-    labels = _labels(material)
+    labels, notes = _labels(material)
     subjects = np.array(material.subjects)
-    count = len(set(material.subjects))
-    if count < _FEWEST or labels.empty:
-        reason = f"scans of {count} subjects cannot show it" if count < _FEWEST else "no factor is known that varies"
-        return Separation({}, {}, {}, (f"Leakage and disentanglement were left out: {reason}.",))
+    if labels.empty:
+        count = len(set(material.subjects))
+        reason = (
+            f"scans of {count} subjects cannot show it"
+            if count < FEWEST_SUBJECTS
+            else f"no factor is known that varies over {FEWEST_SUBJECTS} subjects"
+        )
+        return Separation({}, {}, {}, {}, (f"Leakage and disentanglement were left out: {reason}.", *notes))
     blocks = {name: range(b.start, b.start + b.size) for name, b in partition.items() if b.size}
-    leaks = leakage(codes, blocks, labels, groups=subjects, seed=seed)
+    leaks = _finite(leakage(codes, blocks, labels, groups=subjects, seed=seed))
     tell()
-    floor = leakage_floor(codes, blocks, labels, groups=subjects, seed=seed)
+    floor = _finite(leakage_floor(codes, blocks, labels, groups=subjects, seed=seed))
+    by_labels = _by_labels(leaks, labels, subjects, seed)
     tell()
-    scores = panel(codes, labels, groups=subjects, seed=seed, intervals=count <= _MOST_FOR_INTERVALS)
-    tell()
-    notes: tuple[str, ...] = ()
-    if count <= _MOST_FOR_BLOCKS:
-        # Intervals of the scores with blocks would take longer than everything else together.
-        whole = panel(codes, labels, groups=subjects, seed=seed, intervals=False, blocks=blocks)
-        scores |= {name: score for name, score in whole.items() if name.startswith("block_")}
-        notes = ("The interval of a metric with blocks is that metric's whole range: it was not computed.",)
+    few, fewer = (len(codes) <= most for most in (_MOST_FOR_INTERVALS, _MOST_FOR_BLOCKS))
+    scores = panel(codes, labels, groups=subjects, seed=seed, intervals=few, blocks=blocks if fewer else None)
+    notes += () if fewer else (f"Above {_MOST_FOR_BLOCKS} scans the metrics with blocks are left out: they take long.",)
     tell()
     finite = {name: score for name, score in scores.items() if all(map(math.isfinite, vars(score).values()))}
     left = sorted(set(scores) - set(finite))
     notes += (f"Too few scans for {', '.join(left)}.",) if left else ()
-    return Separation(_finite(leaks), _finite(floor), finite, notes)
+    return Separation(leaks, floor, by_labels, finite, (*notes, *_explained_leaks(leaks, by_labels)))
 
 
-def _labels(material: Material) -> pd.DataFrame:
-    """A column a labelled factor that varies; levels without an order are text."""
-    columns: dict[str, Sequence[object]] = {}
-    for name, (factor, values) in material.labelled().items():
-        if np.ptp(values[np.isfinite(values)]) == 0:
+def _by_labels(
+    leaks: Mapping[str, Mapping[str, float]], labels: pd.DataFrame, subjects: Shaped[np.ndarray, " scans"], seed: int
+) -> dict[str, dict[str, float]]:
+    """What the true values of a block's own factor say of each factor that leaks into the block."""
+    found: dict[str, dict[str, float]] = {}
+    for block, row in leaks.items():
+        leaking = [name for name, r2 in row.items() if name != block and r2 > _WORTH_EXPLAINING]
+        if block not in labels or not leaking:
             continue
-        text = isinstance(factor, Nominal)
-        columns[name] = [f"level {v:g}" if math.isfinite(v) else None for v in values] if text else list(values)
-    return pd.DataFrame(columns)
+        own = labels[block]
+        known = own.notna().to_numpy()
+        truth = pd.get_dummies(own[known]) if own.dtype == object else own[known].to_frame()
+        truths = {block: range(truth.shape[1])}
+        if len(set(subjects[known])) >= FEWEST_SUBJECTS:
+            rows = labels.loc[known, leaking].reset_index(drop=True)
+            told = leakage(truth.to_numpy(float), truths, rows, groups=subjects[known], seed=seed)
+            found |= _finite(told)
+    return found
+
+
+def _explained_leaks(
+    leaks: Mapping[str, Mapping[str, float]], by_labels: Mapping[str, Mapping[str, float]]
+) -> Iterator[str]:
+    """A sentence for each leak that is the cohort's own."""
+    for block, row in by_labels.items():
+        for name, alone in row.items():
+            if alone > _WORTH_EXPLAINING:
+                yield (
+                    f"In this cohort the true values of {block} alone predict {name} with R2 {alone:.2f}, so some "
+                    f"of the R2 {leaks[block][name]:.2f} of its block is the cohort's and not the model's."
+                )
+
+
+def _labels(material: Material) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """A column a factor that varies over enough subjects (levels without an order are text), and what was left out."""
+    columns: dict[str, Sequence[object]] = {}
+    thin = []
+    for name, (factor, values) in material.labelled().items():
+        known = np.isfinite(values)
+        if len({subject for subject, there in zip(material.subjects, known, strict=True) if there}) < FEWEST_SUBJECTS:
+            thin.append(name)
+        elif np.ptp(values[known]) > 0:
+            text = isinstance(factor, Nominal)
+            columns[name] = [f"level {v:g}" if math.isfinite(v) else None for v in values] if text else list(values)
+    note = f"Fewer than {FEWEST_SUBJECTS} subjects have a known {', '.join(thin)}: nothing is said of its separation."
+    return pd.DataFrame(columns), (note,) if thin and columns else ()
 
 
 def _finite(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Num, Shaped
+from jaxtyping import Float, Int, Num, Shaped
 from threadpoolctl import threadpool_limits
 
 from medisent.errors import UsageError
@@ -136,10 +137,17 @@ def block_r2(
     known = np.flatnonzero(factor.known)
     if not factor.varies or len(np.unique(subjects[known])) < 2:
         return 0.0
-    columns, targets = standardised(codes[known]), factor.rows(known).targets()
-    test = np.zeros(len(known), dtype=bool)
-    folds = Sample(columns, (), subjects[known], test).folds(FOLDS, rng)
-    return max(explained(held_out_predictions(fit, columns, targets, folds), targets) for fit in (ridge, boosted_trees))
+    predictions, targets = _predictions(codes[known], factor.rows(known), subjects[known], rng)
+    return max(explained(predicted, targets) for predicted in predictions)
+
+
+def _predictions(
+    codes: Num[np.ndarray, "n latents"], factor: Labels, subjects: Shaped[np.ndarray, " n"], rng: np.random.Generator
+) -> tuple[tuple[Float[np.ndarray, "n targets"], ...], Float[np.ndarray, "n targets"]]:
+    """What a ridge regression and boosted trees predict of held-out rows, and the targets."""
+    columns, targets = standardised(codes), factor.targets()
+    folds = Sample(columns, (), subjects, np.zeros(len(codes), dtype=bool)).folds(FOLDS, rng)
+    return tuple(held_out_predictions(fit, columns, targets, folds) for fit in (ridge, boosted_trees)), targets
 
 
 def block_scores(
@@ -154,15 +162,65 @@ def block_scores(
         Disentanglement via Latent Quantization (Hsu, Dorrell, Whittington, Wu and Finn, 2023)
         Isolating Sources of Disentanglement in Variational Autoencoders (Chen, Li, Grosse and Duvenaud, 2018)
     """
-    importance = permutation_importances(sample, blocks, rng).table
-    found = told_by_blocks(sample, blocks, rng)
+    importance, errors = permutation_importances(sample, blocks, rng), block_errors(sample, blocks, rng)
+    return _concentration(importance.table, errors.information(np.arange(len(sample.codes))))
+
+
+def halved_block_scores(
+    sample: Sample, blocks: tuple[tuple[int, ...], ...], rng: np.random.Generator, halves: int
+) -> tuple[Float[np.ndarray, " metrics"], Float[np.ndarray, "halves metrics"]]:
+    """`block_scores`, and the same by the held-out errors on random halves of the subjects, all from one fit."""
+    importance, errors = permutation_importances(sample, blocks, rng), block_errors(sample, blocks, rng)
+    people = np.unique(sample.subjects)
+    parts = [np.arange(len(sample.codes))]
+    for _ in range(halves):
+        parts.append(np.flatnonzero(np.isin(sample.subjects, rng.permutation(people)[: len(people) // 2])))
+    found = np.array([_concentration(importance.on(rows), errors.information(rows)) for rows in parts])
+    return found[0], found[1:]
+
+
+def _concentration(
+    importance: Float[np.ndarray, "blocks factors"], found: Information
+) -> tuple[float, float, float, float, float]:
     concentration = dci_disentanglement(importance), dci_completeness(importance)
     return *concentration, infom(found.telling), infoc(found.told), mig(found.told)
 
 
-def told_by_blocks(sample: Sample, blocks: tuple[tuple[int, ...], ...], rng: np.random.Generator) -> Information:
-    """Held-out R2 of every factor from every block, at least 0, and whether that is more than chance."""
-    codes = [sample.codes[:, list(block)] for block in blocks]
-    told = np.array([[block_r2(code, factor, sample.subjects, rng) for factor in sample.factors] for code in codes])
-    chance = 2 * np.log(max(2, told.size)) / len(np.unique(sample.subjects))
-    return Information(np.clip(told, 0, 1), told > chance)
+@dataclass(frozen=True)
+class BlockErrors:
+    """How each held-out row of each factor was predicted from each block.
+
+    Attributes:
+        left: Squared error of every row by the better predictor; not a number where the factor is unknown.
+        spread: Squared distance of every row from the factor's mean.
+        subjects: Whose row each is.
+    """
+
+    left: Float[np.ndarray, "blocks factors n"]
+    spread: Float[np.ndarray, "factors n"]
+    subjects: Shaped[np.ndarray, " n"]
+
+    def information(self, rows: Int[np.ndarray, " m"]) -> Information:
+        """Held-out R2 of every factor from every block, 0 to 1, and whether that is more than chance, on some rows."""
+        total = np.nansum(self.spread[:, rows], axis=1)
+        left = np.nansum(self.left[:, :, rows], axis=2)
+        told = np.where(total > 0, 1 - left / np.where(total > 0, total, 1.0), 0.0)
+        chance = 2 * np.log(max(2, told.size)) / len(np.unique(self.subjects[rows]))
+        return Information(np.clip(told, 0, 1), told > chance)
+
+
+def block_errors(sample: Sample, blocks: tuple[tuple[int, ...], ...], rng: np.random.Generator) -> BlockErrors:
+    """What is left of every factor, row by row, when it is predicted from each block."""
+    shape = (len(blocks), len(sample.factors), len(sample.codes))
+    left, spread = np.full(shape, np.nan), np.full(shape[1:], np.nan)
+    for column, factor in enumerate(sample.factors):
+        known = np.flatnonzero(factor.known)
+        for row, block in enumerate(blocks):
+            codes, own = sample.codes[known][:, list(block)], factor.rows(known)
+            if len(np.unique(sample.subjects[known])) < 2:
+                continue
+            predictions, targets = _predictions(codes, own, sample.subjects[known], rng)
+            errors = [((targets - predicted) ** 2).sum(axis=1) for predicted in predictions]
+            left[row, column, known] = min(errors, key=lambda error: float(error.sum()))
+            spread[column, known] = ((targets - targets.mean(axis=0)) ** 2).sum(axis=1)
+    return BlockErrors(left, spread, sample.subjects)

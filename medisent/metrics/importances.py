@@ -19,13 +19,35 @@ class Importances:
     """What a predictor of each factor leans on.
 
     Attributes:
-        table: Rise of the held-out squared error when a block is permuted, over the factor's variance; 0 if it may be
-            chance.
+        rises: Each row's rise of the held-out squared error when a block is permuted, over the factor's variance; not a
+            number where the factor is unknown.
+        subjects: Whose row each is.
         r2: Held-out R2 of each factor.
     """
 
-    table: Float[np.ndarray, "blocks factors"]
+    rises: Float[np.ndarray, "factors blocks n"]
+    subjects: Int[np.ndarray, " n"]
     r2: Float[np.ndarray, " factors"]
+
+    @property
+    def table(self) -> Float[np.ndarray, "blocks factors"]:
+        """The mean rises; 0 for a factor of which every entry may be chance."""
+        return self.on(np.arange(len(self.subjects)))
+
+    def on(self, rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, "blocks factors"]:
+        """The same by some of the rows alone."""
+        factors, blocks, _ = self.rises.shape
+        threshold, table = np.sqrt(2 * np.log(max(2, factors * blocks))), np.zeros((blocks, factors))
+        for column in range(factors):
+            rise = self.rises[column][:, rows]
+            known = np.isfinite(rise).all(axis=0)
+            people = len(np.unique(self.subjects[rows[known]]))
+            if not people or self.r2[column] <= 0:
+                continue
+            mean, error = rise[:, known].mean(axis=1), rise[:, known].std(axis=1) / np.sqrt(people)
+            if (mean > np.maximum(threshold * error, 1e-9)).any():
+                table[:, column] = np.maximum(mean, 0)
+        return table
 
 
 def dci_disentanglement(importance: Float[np.ndarray, "latents factors"]) -> float:
@@ -99,15 +121,12 @@ def permutation_importances(
         Ideal Spatial Adaptation by Wavelet Shrinkage (Donoho and Johnstone, 1994): the threshold
     """
     folds, codes = sample.folds(FOLDS, rng), sample.standardised
-    table, sure = np.zeros((len(blocks), len(sample.factors))), np.zeros((len(blocks), len(sample.factors)), dtype=bool)
-    threshold, r2 = np.sqrt(2 * np.log(max(2, table.size))), np.zeros(len(sample.factors))
+    rises = np.full((len(sample.factors), len(blocks), len(codes)), np.nan)
+    r2 = np.zeros(len(sample.factors))
     for column, factor in enumerate(sample.factors):
         rows = np.flatnonzero(factor.known)
-        rise, r2[column] = _rises(codes[rows], factor.rows(rows), folds[rows], blocks, rng)
-        table[:, column] = rise.mean(axis=1)
-        error = rise.std(axis=1) / np.sqrt(len(np.unique(sample.subjects[rows])))
-        sure[:, column] = (table[:, column] > np.maximum(threshold * error, 1e-9)) & (r2[column] > 0)
-    return Importances(np.where(sure.any(axis=0), np.maximum(table, 0), 0), r2)
+        rises[column][:, rows], r2[column] = _rises(codes[rows], factor.rows(rows), folds[rows], blocks, rng)
+    return Importances(rises, sample.subjects, r2)
 
 
 def _rises(

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from medisent.errors import UsageError
 from medisent.metrics import compatibility as compatible
-from medisent.metrics.blocks import block_scores, checked_blocks
+from medisent.metrics.blocks import block_scores, checked_blocks, halved_block_scores
 from medisent.metrics.correlations import correlation_scores, gaussian_tc_score, irs_score
 from medisent.metrics.importances import dci_scores
 from medisent.metrics.information import information_scores
@@ -102,7 +102,13 @@ def _with_test_rows(groups: Shaped[np.ndarray, " subjects"], test: np.ndarray) -
 def _block_family(blocks: Mapping[str, Sequence[int]]) -> Family:
     columns = tuple(tuple(int(column) for column in block) for block in blocks.values())
     names = ("block_dci_disentanglement", "block_dci_completeness", "block_infom", "block_infoc", "block_mig")
-    return Family(names, lambda data, rng: block_scores(data, columns, rng), halves=6, shuffles=1)
+    return Family(
+        names,
+        lambda data, rng: block_scores(data, columns, rng),
+        halves=40,
+        shuffles=1,
+        halved=lambda data, rng, halves: halved_block_scores(data, columns, rng, halves),
+    )
 
 
 HONEST: tuple[Family, ...] = (
