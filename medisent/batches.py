@@ -19,7 +19,8 @@ class Batch:
         log_scale: Logarithm of what was divided out; the known part of the brightness.
         values: One column a factor.
         masks: One channel a factor with a mask: the part of each voxel that is inside.
-        group: Scans of one group share what the study says groups share; -1 is none.
+        group: One column a [[supervision]]: scans of one number have in common what it says; -1 is none.
+        order: One column a [[supervision]]: what orders the scans of one group.
     """
 
     scan: Float[Tensor, "batch 1 x y z"]
@@ -27,7 +28,8 @@ class Batch:
     log_scale: Float[Tensor, " batch"]
     values: Float[Tensor, "batch factors"]
     masks: Float[Tensor, "batch shapes x y z"]
-    group: Int[Tensor, " batch"]
+    group: Int[Tensor, "batch entries"]
+    order: Float[Tensor, "batch entries"]
 
     def __len__(self) -> int:
         return len(self.scan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class Row:
         split: ``train``, ``validation`` or ``test``.
         values: Of the factors, in their order; NaN is unknown.
         masks: Where the masks are, by factor; None is unknown.
-        group: What it has in common with other rows, as written; empty is nothing.
+        groups: For each [[supervision]], what it has in common with other rows, as written; empty is nothing.
+        orders: For each [[supervision]], what orders it among these; NaN is unknown.
     """
 
     scan: Path
@@ -39,7 +40,8 @@ class Row:
     split: str
     values: tuple[float, ...]
     masks: Mapping[str, Path | None]
-    group: str = ""
+    groups: tuple[str, ...] = ()
+    orders: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def read_cohort(
     scan: str = "scan",
     subject: str = "subject",
     split: str | None = None,
-    group: str | None = None,
+    groups: Sequence[str] = (),
+    orders: Sequence[str | None] = (),
     seed: int = 0,
 ) -> Cohort:
     """The cohort of a table, with every path and every value checked.
@@ -112,14 +115,20 @@ def read_cohort(
         scan: Column with the scans.
         subject: Column with the subjects. Without it every scan is a subject of its own.
         split: Column with the splits; without it subjects are dealt out 70:15:15 by the seed.
-        group: Column that says which rows have something in common.
+        groups: Columns that say which rows have something in common, one a [[supervision]].
+        orders: Columns with numbers that order rows that have it in common, one a [[supervision]]; None is none.
         seed: For dealing out subjects.
 
     Raises:
         CohortError: A column, a file or a value is not what it has to be; all such rows are named.
     """
     table = read_table(path)
-    wanted = {scan, *(c for f in factors for c in (f.column, f.mask) if c), *(c for c in (split, group) if c)}
+    wanted = {
+        scan,
+        *(c for f in factors for c in (f.column, f.mask) if c),
+        *groups,
+        *(c for c in (split, *orders) if c),
+    }
     absent = sorted(wanted - set(table.columns))
     if absent:
         raise CohortError(
@@ -128,6 +137,7 @@ def read_cohort(
     subjects = table[subject] if subject in table.columns else pd.Series([f"row {i}" for i in range(len(table))])
     splits = _checked_splits(table[split], subjects) if split else subjects.map(lambda s: _dealt(s, seed))
     values = _values(table, factors)
+    ordered = _orders(table, orders or [None] * len(groups))
     _check_scans(table[scan])
     folder = path.parent
     rows = tuple(
@@ -137,12 +147,34 @@ def read_cohort(
             splits[i],
             tuple(values[i]),
             {f.name: folder / table[f.mask][i] if table[f.mask][i] else None for f in factors if f.mask},
-            table[group][i] if group else "",
+            tuple(table[column][i].strip() for column in groups),
+            tuple(ordered[i]),
         )
         for i in range(len(table))
     )
     _check_files(rows, path)
     return Cohort(rows, tuple(factors))
+
+
+def groups_told(cohort: Cohort, columns: Sequence[str]) -> Iterator[str]:
+    """What to know of the groups that a study learns from: those that reach into other splits, and columns without any.
+
+    Arguments:
+        cohort: With a group a row for each of these columns.
+        columns: Of the table.
+    """
+    for index, column in enumerate(columns):
+        splits: dict[str, list[str]] = {}
+        for row in cohort.rows:
+            if row.groups[index]:
+                splits.setdefault(row.groups[index], []).append(row.split)
+        crossing = sum("train" in found and len(set(found)) > 1 for found in splits.values())
+        if crossing:
+            yield f"{crossing} groups of column {column} reach into other splits; only their training scans are used."
+        if not any(found.count("train") for found in splits.values()):
+            yield f"No training scan is in a group of column {column}: nothing can be learned from it."
+        elif all(found.count("train") < 2 for found in splits.values()):
+            yield f"No two training scans agree in column {column}; only a clamped scanner can be learned from that."
 
 
 def load_cohort(
@@ -187,7 +219,8 @@ def load_cohort(
         torch.stack([item["log_scale"] for item in loaded]),
         values,
         torch.stack(masks),
-        _group_numbers([row.group for row in cohort.rows]),
+        _group_numbers([row.groups for row in cohort.rows]),
+        torch.tensor([row.orders for row in cohort.rows], dtype=torch.float32).reshape(len(loaded), -1),
     )
     return _with_measured_volumes(batch, cohort, shaped, voxel_ml)
 
@@ -222,6 +255,26 @@ def _values(table: pd.DataFrame, factors: Sequence[Factor]) -> np.ndarray:
     if faults:
         raise CohortError(f"{len(faults)} values cannot be used: " + _listed(faults))
     return values
+
+
+def _orders(table: pd.DataFrame, orders: Sequence[str | None]) -> np.ndarray:
+    """The numbers of these columns, NaN where a cell is empty; a column of NaN where there is none."""
+    found = np.full((len(table), len(orders)), math.nan)
+    faults: list[str] = []
+    for column, name in enumerate(orders):
+        for row, text in enumerate(table[name] if name else ()):
+            if text.strip().lower() in ("", "nan", "na", "n/a"):
+                continue
+            try:
+                found[row, column] = float(text)
+            except ValueError:
+                faults.append(f"row {row + 2}: {text!r}")
+    if faults:
+        named = ", ".join(sorted({name for name in orders if name}))
+        raise CohortError(
+            f"What orders rows ({named}) are numbers, but {len(faults)} cells are not: " + _listed(faults)
+        )
+    return found
 
 
 def _checked_splits(splits: pd.Series[str], subjects: pd.Series[str]) -> pd.Series[str]:
@@ -269,6 +322,10 @@ def _listed(faults: Sequence[str]) -> str:
     return "; ".join(faults) + "."
 
 
-def _group_numbers(groups: Sequence[str]) -> Tensor:
-    names = {name: number for number, name in enumerate(sorted({g for g in groups if g}))}
-    return torch.tensor([names.get(group, -1) for group in groups])
+def _group_numbers(groups: Sequence[tuple[str, ...]]) -> Tensor:
+    """One column a [[supervision]]; within it, one number a group."""
+    columns = []
+    for column in zip(*groups, strict=True):
+        names = {name: number for number, name in enumerate(sorted({g for g in column if g}))}
+        columns.append(torch.tensor([names.get(group, -1) for group in column]))
+    return torch.stack(columns, 1) if columns else torch.zeros(len(groups), 0, dtype=torch.long)

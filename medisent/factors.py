@@ -66,6 +66,11 @@ class Factor(ABC):
         """Whether embeddings are to be centred and scaled by the training cohort."""
         return False
 
+    @property
+    def ordered(self) -> bool:
+        """Whether one value can be larger than another."""
+        return self.embedding_size == 1
+
     @abstractmethod
     def embed(self, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch embedding"]:
         """Values laid out for a network; NaN where the value is unknown."""

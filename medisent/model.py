@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
@@ -18,6 +18,7 @@ from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
 from medisent.networks import Decoder, Encoder, MaskDecoder, Perceptron, ScannerEncoder, with_local_contrast
 from medisent.posterior import PartitionedNormal
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
+from medisent.supervision import Tie
 
 # The canonical scan, its local contrast at three sizes, and the field of view.
 _CHANNELS = 5
@@ -67,24 +68,28 @@ class Draw:
         before: The scanner as seen in the scans as they are.
         after: The scanner as seen in the changed scans.
         canonical: The changed scans with the scanner removed.
-        q: The posterior over all latents.
+        encoded: The posterior over all latents, each scan by itself.
+        q: The posterior of scans that share what the tie says.
         prior: Their prior, given what is known of each scan.
         z: One sample of the posterior.
         readouts: For each factor, the distribution of its (standardised) embedding.
         likelihood: The distribution of the canonical scan that the latents describe.
         mask_logits: Soft masks, before the sigmoid; one channel a factor with a mask.
+        tie: What the scans have in common, if anything.
     """
 
     change: Change
     before: Sight
     after: Sight
     canonical: Float[Tensor, "batch 1 x y z"]
+    encoded: PartitionedNormal
     q: PartitionedNormal
     prior: PartitionedNormal
     z: Float[Tensor, "batch latents"]
     readouts: dict[str, Distribution]
     likelihood: Normal
     mask_logits: Float[Tensor, "batch shapes x y z"]
+    tie: Tie | None = None
 
     @property
     def batch(self) -> Batch:
@@ -387,30 +392,25 @@ class PartitionedVAE(nn.Module):
         mean = self.decoder(z[:, : self.code_size])
         return Normal(mean, self.log_sigma.exp().expand_as(mean))
 
-    def agreed(self, shared: Sequence[str]) -> frozenset[str]:
-        """The blocks that a list of factors and roles stands for; the scanner's own are never among them.
+    def named(self, names: Sequence[str]) -> frozenset[str]:
+        """The blocks that a list of factors and roles stands for."""
+        return frozenset(name for name, block in self.partition.items() if name in names or block.role in names)
 
-        The scanner of every scan is changed while training, so that scans which shared one no longer do.
-        """
-        return frozenset(
-            name
-            for name, block in self.partition.items()
-            if name not in self.scanner_names and (name in shared or block.role in shared)
-        )
+    def chosen(self, names: frozenset[str]) -> Bool[Tensor, " settings"]:
+        """Which settings of the scanner these factors are."""
+        return torch.tensor([n in names for n in SCANNER_FACTORS for _ in range(_SCANNER_SIZES[n])])
 
-    def forward(self, change: Change, agreed: frozenset[str] = frozenset()) -> Draw:
+    def forward(self, change: Change, tie: Tie | None = None) -> Draw:
         before, after = self.see(change.plain), self.see(change.changed)
         canonical, features, mask_logits = self._anatomy(after)
-        q = self._posterior(features, self.volumes(mask_logits.sigmoid()), after)
-        if agreed:
-            q = q.shared(change.changed.group, agreed)
+        encoded = self._posterior(features, self.volumes(mask_logits.sigmoid()), after)
+        q = tie.applied(encoded) if tie else encoded
         z = q.rsample()
         # Labels of the scanner's factors belong to the scans as they are.
         seen = self.settings(before) + before.scale * torch.randn_like(before.scale)
         readouts = self.readouts(torch.cat([z[:, : self.code_size], seen[:, self.active > 0]], 1))
-        return Draw(
-            change, before, after, canonical, q, self.prior(change.changed), z, readouts, self.decode(z), mask_logits
-        )
+        prior = self.prior(change.changed)
+        return Draw(change, before, after, canonical, encoded, q, prior, z, readouts, self.decode(z), mask_logits, tie)
 
     def abduct(self, batch: Batch) -> Abduction:
         """What the model infers from scans."""

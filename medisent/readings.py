@@ -173,8 +173,9 @@ def prepared(trained: Trained, scan: Volume) -> tuple[Batch, Geometry]:
     network = trained.network
     unknown = torch.full((1, len(network.factors)), math.nan)
     masks = torch.full((1, len(network.shaped), *network.shape), math.nan)
+    none = torch.zeros(1, 0)
     batch = Batch(
-        item["scan"][None], item["coverage"][None], item["log_scale"][None], unknown, masks, torch.tensor([-1])
+        item["scan"][None], item["coverage"][None], item["log_scale"][None], unknown, masks, none.long(), none
     )
     return batch, item["placed"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample
 
+from medisent.augmentation import changed, jittered
 from medisent.batches import Batch
 from medisent.calibration import calibrate
 from medisent.checkpoints import (
@@ -31,10 +31,10 @@ from medisent.config import Study, dump_study
 from medisent.errors import CohortError, ModelError, StudyError
 from medisent.files import file_digest, write_text
 from medisent.loading import loading
-from medisent.model import Change, PartitionedVAE
+from medisent.model import PartitionedVAE
 from medisent.objectives import Objective
 from medisent.progress import Progress, Silence
-from medisent.scanners import measured_scale, random_scanner
+from medisent.supervision import Entry, Sampler
 from medisent.version import versions
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -119,15 +119,14 @@ def study_cohort(study: Study, table: Path | None = None) -> Cohort:
         CohortError: The table does not fit.
     """
     settings = study.cohort
-    groups = [s.by for s in study.supervision if s.kind == "groups"]
-    group = groups[0] if groups else None
     return read_cohort(
         table or settings.table,
         study_factors(study),
         scan=settings.scan,
         subject=settings.subject,
         split=settings.split,
-        group=group,
+        groups=[entry.by for entry in study.supervision],
+        orders=[entry.order for entry in study.supervision],
         seed=study.training.seed,
     )
 
@@ -199,9 +198,7 @@ class Loop:
         self.objective = costs.to(self.shown.scan.device)
         learned = [*self.network.parameters(), *self.objective.parameters()]  # terms may learn too, as adversaries do
         self.optimiser = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=1e-3, fused=True)
-        self.order = torch.zeros(0, dtype=torch.long)
-        groups = [s for s in self.study.supervision if s.kind == "groups"]
-        self.agreed = self.network.agreed(groups[0].share) if groups else frozenset()
+        self.sampler = Sampler(self.shown, entries_of(self.study, self.network), settings.batch, self.chance)
 
     @property
     def share(self) -> float:
@@ -239,9 +236,12 @@ class Loop:
         rate = settings.learning_rate * schedule(self.share)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        plain = self.shown[self._next_rows().to(self.shown.scan.device)]
-        plain = jittered(plain, self.chance, settings.jitter, mirror=settings.mirror)
-        draw = self.network(changed(plain, self.network, self.chance), self.agreed)
+        device = self.shown.scan.device
+        rows, tie = self.sampler.next()
+        plain = self.shown[rows.to(device)]
+        leader = tie.leader if tie and tie.still else None
+        plain = jittered(plain, self.chance, settings.jitter, mirror=settings.mirror, leader=leader)
+        draw = self.network(changed(plain, self.network, self.chance, tie), tie.to(device) if tie else None)
         costs: dict[str, Tensor] = self.objective(draw)
         self.optimiser.zero_grad(set_to_none=True)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
@@ -253,28 +253,6 @@ class Loop:
         self.optimiser.step()
         self.step += 1
         return costs
-
-    def _next_rows(self) -> Tensor:
-        """The next scans: every scan once before any comes again; with groups, half of them are mates of the others."""
-        batch = min(self.study.training.batch, len(self.shown))
-        if not self.agreed:
-            return self._take(batch)
-        rows = self._take(-(-batch // 2))
-        rows = torch.cat([rows, *(self._mate(row) for row in rows)])[:batch]
-        return torch.cat([rows, self._take(batch - len(rows))])  # for those without a mate
-
-    def _take(self, count: int) -> Tensor:
-        """The next so many scans in turn."""
-        if len(self.order) < count:
-            self.order = torch.cat([self.order, torch.randperm(len(self.shown), generator=self.chance)])
-        rows, self.order = self.order[:count], self.order[count:]
-        return rows
-
-    def _mate(self, row: Tensor) -> Tensor:
-        """Another scan of the same group, drawn by chance; none if there is none."""
-        group = self.shown.group.cpu()
-        mates = torch.nonzero((group == group[row]) & (group >= 0) & (torch.arange(len(group)) != row))[:, 0]
-        return mates[torch.randint(len(mates), (1,), generator=self.chance)] if len(mates) else mates
 
     def _record(self, costs: Mapping[str, Tensor]) -> str:
         record = {"step": self.step, "seconds": round(self.seconds, 3)}
@@ -288,7 +266,8 @@ class Loop:
         tensors |= {f"{_OBJECTIVE}{n}": t for n, t in self.objective.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        tensors |= {"chance": self.chance.get_state(), "torch": torch.get_rng_state(), "order": self.order}
+        tensors |= {"chance": self.chance.get_state(), "torch": torch.get_rng_state()}
+        tensors |= {f"sampler.{name}": tensor for name, tensor in self.sampler.state().items()}
         tensors["clock"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
         header = {
             "schema": "1",
@@ -330,66 +309,34 @@ class Loop:
         self.optimiser.load_state_dict(state)
         self.chance.set_state(tensors["chance"])
         torch.set_rng_state(tensors["torch"])
-        self.order = tensors["order"]
+        prefix = "sampler."
+        self.sampler.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         self.step, self.seconds = int(tensors["clock"][0]), float(tensors["clock"][1])
 
 
-def jittered(batch: Batch, chance: torch.Generator, strength: float, *, mirror: bool = False) -> Batch:
-    """The scans as if the patients had lain a little otherwise: shifted by whole voxels, every other one turned too.
-
-    Arguments:
-        batch: Scans, with masks and coverage, which move along.
-        chance: The source of chance.
-        strength: 1 is up to two voxels along each axis and turns of about six degrees; 0 is none.
-        mirror: Whether half of the scans also change left and right.
-    """
-    count, shape = len(batch), batch.scan.shape[2:]
-    shift = (torch.rand(count, 3, generator=chance) * 2 - 1) * 2 * strength
-    angle = torch.randn(count, 3, generator=chance).clamp(-2, 2) * math.radians(6) * strength
-    angle *= torch.rand(count, 1, generator=chance) < 0.5
-    if strength == 0 and not mirror:
-        return batch
-    # grid_sample counts axes backwards and from -1 to 1, so turns are made isotropic by the grid's sides.
-    sides = torch.tensor(shape[::-1], dtype=torch.float32)
-    turn = torch.linalg.matrix_exp(torch.stack([_skew(a) for a in angle])) * sides / sides[:, None]
-    theta = torch.cat([turn, (2 * shift.round() / sides)[:, :, None]], 2)
-    if mirror:  # the last row speaks of the first axis, from left to right
-        theta[:, 2] *= 1 - 2 * (torch.rand(count, 1, generator=chance) < 0.5).float()
-    theta = theta.to(batch.scan.device)
-    masks = batch.masks.nan_to_num(nan=-1.0)
-    stacked = torch.cat([batch.scan, batch.coverage, masks], 1)
-    grid = affine_grid(theta, list(stacked.shape), align_corners=False)
-    moved = grid_sample(stacked, grid, padding_mode="zeros", align_corners=False)
-    unknown = batch.masks.isnan()
-    return replace(
-        batch,
-        scan=moved[:, :1],
-        coverage=moved[:, 1:2],
-        masks=torch.where(unknown, torch.nan, moved[:, 2:].clamp(0, 1)),
-    )
-
-
-def _skew(vector: Tensor) -> Tensor:
-    """The generator of a rotation about a vector."""
-    x, y, z = vector
-    zero = torch.zeros(())
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
-
-
-def changed(plain: Batch, network: PartitionedVAE, chance: torch.Generator) -> Change:
-    """The scans as a scanner with other settings, and a little more noise, would have shown them."""
-    device = plain.scan.device
-    scanner = random_scanner(len(plain), chance)
-    scanner = type(scanner).unstacked(scanner.stacked().to(device) * network.active)
-    image = scanner.apply(plain.scan, network.basis)
-    level = 0.02 * torch.rand(len(plain), 1, 1, 1, 1, generator=chance)
-    noise = (level * torch.randn(plain.scan.shape, generator=chance)).to(device)
-    image = (image + noise * (plain.scan > 0)) * plain.coverage
-    log_rescale = torch.stack([measured_scale(scan) for scan in image]).log()
-    batch = replace(
-        plain, scan=image / log_rescale.exp().reshape(-1, 1, 1, 1, 1), log_scale=plain.log_scale + log_rescale
-    )
-    return Change(plain, batch, scanner, log_rescale)
+def entries_of(study: Study, network: PartitionedVAE) -> tuple[Entry, ...]:
+    """Each [[supervision]] of a study, its names resolved to the blocks and scanner settings of a model."""
+    entries = []
+    for column, said in enumerate(study.supervision):
+        blocks = frozenset(network.partition)
+        blocks = network.named(said.share) if said.share else blocks - network.named(said.vary or ())
+        own = frozenset(network.scanner_names)
+        if said.kind == "ranks":
+            entries.append(Entry("ranks", column, factors=said.share or (), batches=said.batches))
+            continue
+        entries.append(
+            Entry(
+                said.kind,
+                column,
+                # The scanner of every scan is changed while training; its own blocks go by that change, not by sharing.
+                blocks=blocks - own,
+                alike=blocks & own,
+                pool=said.pool or "product",
+                batches=said.batches,
+                repeats=said.kind == "clamp" and not own <= blocks,
+            )
+        )
+    return tuple(entries)
 
 
 def schedule(share: float) -> float:

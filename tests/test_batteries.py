@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Normal
 
+from medisent.augmentation import changed
 from medisent.batches import Batch
 from medisent.checkpoints import Trained
 from medisent.errors import InterventionError, StudyError
@@ -22,7 +23,6 @@ from medisent.model import Change, Draw, Head, PartitionedVAE
 from medisent.objectives import TERMS, Objective
 from medisent.readings import Reading, read_factors
 from medisent.scanners import Scanner
-from medisent.training import changed
 from medisent.volumes import Volume
 
 # What a type needs besides a name and a role.

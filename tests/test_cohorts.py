@@ -233,12 +233,13 @@ def balls(tmp_path) -> Path:
 
 
 def test_a_cohort_becomes_one_batch_in_the_tables_order(balls):
-    cohort = read_cohort(balls, (TUMOUR,), group="group")
+    cohort = read_cohort(balls, (TUMOUR,), groups=["group"], orders=[None])
     told: list[tuple[int, int]] = []
     batch = load_cohort(cohort, loading(GRID, ["tumour"]), 1.0, lambda done, total: told.append((done, total)))
     assert batch.scan.shape == batch.coverage.shape == batch.masks.shape == (4, 1, 8, 8, 8)
     assert torch.allclose(batch.log_scale.exp() / 100, torch.tensor([1.0, 2, 3, 4]), rtol=0.2)
-    assert batch.group.tolist() == [0, 1, 0, -1]
+    assert batch.group.tolist() == [[0], [1], [0], [-1]]
+    assert batch.order.isnan().all()
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 

@@ -47,7 +47,15 @@ def batch_of(network: PartitionedVAE, scans: int = 3) -> Batch:
     values[:, : len(network.learned)] = 1 + torch.arange(scans)[:, None] % 2
     masks = torch.rand(scans, len(network.shaped), *network.shape, generator=chance)
     image = image / scale.reshape(-1, 1, 1, 1, 1)
-    return Batch(image, torch.ones_like(image), scale.log(), values, masks, torch.full((scans,), -1))
+    return Batch(
+        image,
+        torch.ones_like(image),
+        scale.log(),
+        values,
+        masks,
+        torch.full((scans, 1), -1),
+        torch.full((scans, 1), torch.nan),
+    )
 
 
 def trained_a_step(network: PartitionedVAE) -> dict[str, Tensor]:

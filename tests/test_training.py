@@ -237,7 +237,7 @@ def test_minutes_are_minutes_on_the_clock(study, shown, tmp_path):
 
 def test_every_scan_is_shown_once_before_any_is_shown_again(study, shown, tmp_path):
     loop = Loop(study, build_model(study), shown, tmp_path)
-    rows = torch.cat([loop._next_rows() for _ in range(6)]).tolist()
+    rows = torch.cat([loop.sampler.next()[0] for _ in range(6)]).tolist()
     assert all(sorted(rows[i : i + 6]) == list(range(6)) for i in range(0, 24, 6))
 
 

@@ -43,6 +43,7 @@ def train(
 
     output = Output(as_json, quiet)
     study = load_study(study_file)  # before the slow imports: a refusal should be quick
+    from medisent.cohorts import groups_told
     from medisent.evaluation import evaluate as evaluate_model
     from medisent.training import dry_run as forecast
     from medisent.training import study_cohort
@@ -54,13 +55,8 @@ def train(
         found = forecast(study, chosen_device(device))
         output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
         return
-    used = next((s for s in study.supervision if s.kind == "groups"), None)
-    unused = [s for s in study.supervision if s is not used]
-    if unused:
-        output.say(
-            f"This version learns from one [[supervision]] of kind groups, and not from {len(unused)} further "
-            f"({', '.join(s.kind for s in unused)})."
-        )
+    for warning in groups_told(study_cohort(study), [entry.by for entry in study.supervision]):
+        output.say(f"warning: {warning}")
     folder = run or Path("runs") / _name_of(study_file)
     with output.progress() as progress:
         trained = train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)

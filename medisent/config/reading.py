@@ -189,12 +189,18 @@ class _Reader:
             seen.add(factor.name)
 
     def check_shares(self, study: Study) -> None:
-        known = ["anatomy", "nuisance", *dict.fromkeys([*(f.name for f in study.factors), *study.scanner.factors])]
+        roles = ["anatomy", "nuisance", "anatomy_rest", "nuisance_rest"]
+        names = list(dict.fromkeys([*(f.name for f in study.factors), *study.scanner.factors]))
         for i, supervision in enumerate(study.supervision):
-            for name in supervision.share:
-                if name not in known:
-                    fault = f"share names {name!r}, which is neither a factor nor a role. {_nearest(name, known)}"
-                    self.refuse(("supervision", i, "share"), f"[[supervision]] number {i + 1}: {fault}")
+            label, known = f"[[supervision]] number {i + 1}", [*roles, *names]
+            if supervision.kind == "ranks":
+                known = [*study.scanner.factors, *(f.name for f in study.factors if f.ordered)]
+            for setting, named in (("share", supervision.share), ("vary", supervision.vary)):
+                wrong = next((name for name in named or () if name not in known), None)
+                if wrong is not None:
+                    what = "a factor with an order" if supervision.kind == "ranks" else "a factor or a role"
+                    fault = f"{setting} names {wrong!r}, which is not {what}. {_nearest(wrong, known)}"
+                    self.refuse(("supervision", i, setting), f"{label}: {fault}")
 
     def _check_grid(self, grid: Grid) -> None:
         sizes = {"spacing_mm": grid.spacing_mm, **{f"shape[{i}]": n for i, n in enumerate(grid.shape)}}
@@ -243,7 +249,7 @@ class _Reader:
 def _factor_fault(factor: Factor, study: Study, seen: set[str]) -> tuple[str, str] | None:
     """The setting with which a factor cannot be meant, and why, beyond the types of its settings."""
     built_in = factor.name in SCANNER_FACTORS
-    shared = {name for supervision in study.supervision for name in supervision.share}
+    shared = {name for entry in study.supervision for name in (*(entry.share or ()), *(entry.vary or ()))}
     if factor.name in seen:
         return "name", "there are two factors of that name. Rename one."
     if factor.name in RESERVED_NAMES:
@@ -257,7 +263,7 @@ def _factor_fault(factor: Factor, study: Study, seen: set[str]) -> tuple[str, st
     if built_in and factor.kind != "positive":
         return "kind", f"the scanner's own factors are of kind 'positive', not {factor.kind!r}."
     if not (built_in or factor.column or factor.mask or shared & {factor.name, factor.role}):
-        return "name", "nothing tells its values: give it a column, a mask, or a [[supervision]] that shares it."
+        return "name", "nothing tells its values: give it a column, a mask, or a [[supervision]] that names it."
     return None
 
 

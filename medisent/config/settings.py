@@ -59,14 +59,35 @@ class Supervision:
     """What rows of the table have in common although nobody measured it.
 
     Attributes:
-        kind: ``groups`` and ``pairs`` share values, ``clamp`` fills batches in which only these vary, ``ranks`` orders.
+        kind: Rows of ``groups`` agree on what they share; of ``pairs`` nobody knows on what of it; rows of ``clamp``
+            differ in nothing else, so that they teach which latents that is; ``ranks`` orders rows by a factor.
         by: Column of the table in which such rows agree.
-        share: Factors, or the roles ``anatomy`` and ``nuisance``.
+        share: Factors, or the roles ``anatomy`` and ``nuisance``; of ranks, the factors that are ordered.
+        vary: Instead of ``share``: all but these are shared.
+        pool: How posteriors are shared: their ``product`` (ML-VAE) or the ``mean`` (GVAE) of means and variances.
+        order: Column with the numbers that order rows (ranks).
+        batches: How many such batches follow each plain one.
     """
 
     kind: Literal["groups", "pairs", "clamp", "ranks"]
     by: Name
-    share: Names
+    share: Names | None = None
+    vary: Names | None = None
+    pool: Literal["product", "mean"] | None = None
+    order: Name | None = None
+    batches: Annotated[int, Gt(0)] = 1
+
+    def __post_init__(self) -> None:
+        if (self.share is None) == (self.vary is None):
+            raise StudyError("[[supervision]] says either what its rows share ('share') or what varies ('vary').")
+        if (self.order is None) == (self.kind == "ranks"):
+            raise StudyError(
+                "'order', the column with the numbers that order rows, belongs to kind 'ranks' and no other."
+            )
+        if self.kind == "ranks" and self.share is None:
+            raise StudyError("Kind 'ranks' names the factors that are ordered with 'share', not with 'vary'.")
+        if self.pool is not None and self.kind not in ("groups", "pairs"):
+            raise StudyError(f"Kind {self.kind!r} pools no posteriors. Leave 'pool' out.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,237 @@
+"""Laws of weak supervision: whole groups, every scan seen, no chance but the generator's, the same after resuming."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medisent.augmentation import changed, jittered
+from medisent.batches import Batch
+from medisent.checkpoints import build_model
+from medisent.config import Supervision
+from medisent.supervision import COPIES, Entry, Sampler, Tie
+from medisent.training import Loop, entries_of
+
+NAN = float("nan")
+
+
+def scans(*groups: list[int], order: list[float] | None = None) -> Batch:
+    """So many empty scans, with a column of groups for each entry."""
+    count = len(groups[0])
+    group = torch.tensor(groups).T
+    orders = torch.full((count, len(groups)), NAN)
+    if order is not None:
+        orders[:, 0] = torch.tensor(order)
+    none = torch.zeros(count, 1, 1, 1, 1)
+    return Batch(none, none, torch.zeros(count), torch.zeros(count, 0), none[:, :0], group, orders)
+
+
+def sampler(shown: Batch, *entries: Entry, batch: int = 4, seed: int = 0) -> Sampler:
+    return Sampler(shown, entries, batch, torch.Generator().manual_seed(seed))
+
+
+def parts_of(rows: torch.Tensor, tie: Tie) -> list[list[int]]:
+    """The scans of each group in a batch."""
+    return [rows[tie.group == number].tolist() for number in tie.group[tie.group >= 0].unique()]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-1, 5), min_size=4, max_size=24), st.integers(2, 7), st.integers(0, 3))
+def test_groups_come_whole_where_they_fit_and_each_once_a_pass(group, batch, seed):
+    entry = Entry("groups", 0)
+    drawn = sampler(scans(group), entry, batch=batch, seed=seed)
+    sizes = Counter(g for g in group if g >= 0)
+    wanted = {g for g, size in sizes.items() if size > 1}
+    seen: Counter[int] = Counter()
+    while wanted - {group[row] for row in seen}:
+        rows, tie = drawn.next()
+        if tie is None:
+            continue
+        for part in parts_of(rows, tie):
+            (name,) = {group[row] for row in part}
+            assert len(part) > 1
+            assert len(set(part)) == len(part)
+            if sizes[name] <= drawn.batch:
+                assert len(part) == sizes[name]
+            seen.update(part)
+        assert drawn.turn < 200
+    assert len(rows) >= min(batch, len(group))
+    if len(drawn.queues[0]) == 0 and max(sizes.values(), default=0) <= drawn.batch:
+        assert set(seen.values()) <= {1}
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4])
+def test_a_group_larger_than_a_batch_comes_in_parts_until_all_of_it_was_seen(batch):
+    drawn = sampler(scans([0] * 7), Entry("groups", 0), batch=batch)
+    seen: set[int] = set()
+    for _ in range(2 * 4):
+        rows, tie = drawn.next()
+        if tie:
+            assert all(1 < len(part) <= batch for part in parts_of(rows, tie))
+            seen |= set(rows[tie.group >= 0].tolist())
+    assert seen == set(range(7))
+
+
+def test_pairs_are_pairs_and_an_odd_scan_meets_a_mate_again():
+    drawn = sampler(scans([0, 0, 0, 1, 1, -1]), Entry("pairs", 0), batch=5)
+    seen: set[int] = set()
+    for _ in range(6):
+        rows, tie = drawn.next()
+        if tie:
+            assert len(rows) == 5
+            assert all(len(set(part)) == 2 for part in parts_of(rows, tie))
+            seen |= set(rows[tie.group >= 0].tolist())
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_a_clamped_scan_alone_is_repeated_only_where_its_scanner_may_change():
+    for repeats in (True, False):
+        drawn = sampler(scans([0, 1, -1, -1]), Entry("clamp", 0, repeats=repeats), batch=4)
+        drawn.next()
+        rows, tie = drawn.next()
+        assert tie is not None
+        parts = parts_of(rows, tie)
+        assert len(parts) == int(repeats)
+        assert not repeats or (len(set(parts[0])) == 1 and len(parts[0]) == COPIES)
+
+
+def test_scans_without_what_orders_them_are_not_ranked():
+    drawn = sampler(scans([0, 0, 0, 0], order=[1.0, NAN, 3.0, NAN]), Entry("ranks", 0, factors=("size",)), batch=2)
+    drawn.next()
+    rows, tie = drawn.next()
+    assert tie is not None
+    assert sorted(rows.tolist()) == [0, 2]
+    assert tie.order.tolist() == [1.0 + 2 * (row == 2) for row in rows.tolist()]
+
+
+def test_plain_batches_and_those_of_each_entry_take_turns():
+    shown = scans([0, 0, 1, 1], [2, 2, 2, 2])
+    drawn = sampler(shown, Entry("groups", 0), Entry("clamp", 1, batches=2))
+    kinds = [tie.entry.kind if tie else "plain" for _, tie in (drawn.next() for _ in range(8))]
+    assert kinds == ["plain", "groups", "clamp", "clamp"] * 2
+
+
+def test_every_scan_is_in_plain_batches_once_before_any_comes_again():
+    drawn = sampler(scans([0, 0, 1, 1, -1, -1]), Entry("groups", 0), batch=4)
+    plain = [row for _ in range(12) for rows, tie in [drawn.next()] if tie is None for row in rows.tolist()]
+    assert all(sorted(plain[i : i + 6]) == list(range(6)) for i in range(0, 24, 6))
+
+
+def test_a_column_without_groups_leaves_plain_batches():
+    drawn = sampler(scans([0, 1, 2, -1]), Entry("groups", 0))
+    drawn.next()
+    rows, tie = drawn.next()
+    assert len(rows) == 4
+    assert tie is not None
+    assert (tie.group == -1).all()
+
+
+ENTRIES = {
+    "groups": Entry("groups", 0),
+    "pairs": Entry("pairs", 0),
+    "clamp": Entry("clamp", 0, repeats=True),
+    "ranks": Entry("ranks", 0, factors=("size",)),
+}
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+@pytest.mark.parametrize("taken", [0, 1, 2, 5])
+def test_a_sampler_goes_on_where_its_state_was_taken(kind, taken):
+    shown = scans([0, 0, 0, 1, 1, 2, -1], order=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    first = sampler(shown, ENTRIES[kind])
+    for _ in range(taken):
+        first.next()
+    state, chance = {n: t.clone() for n, t in first.state().items()}, first.chance.get_state()
+    second = sampler(shown, ENTRIES[kind], seed=9)
+    second.restore(state)
+    second.chance.set_state(chance)
+    for _ in range(12):
+        (rows, tie), (others, other) = first.next(), second.next()
+        assert torch.equal(rows, others)
+        assert (tie is None) == (other is None)
+        assert tie is None or other is None or torch.equal(tie.group, other.group)
+
+
+# In a study
+
+
+WEAK = {
+    "groups": Supervision(kind="groups", by="subject", share=("anatomy",)),
+    "mean": Supervision(kind="groups", by="subject", share=("anatomy",), pool="mean"),
+    "pairs": Supervision(kind="pairs", by="subject", share=("anatomy", "nuisance")),
+    "clamp": Supervision(kind="clamp", by="subject", vary=("tumour_volume",)),
+    "scan": Supervision(kind="clamp", by="scan", share=("anatomy",)),
+    "ranks": Supervision(kind="ranks", by="site", share=("tumour_volume",), order="tumour_ml"),
+}
+
+
+@pytest.fixture
+def paired(shown):
+    """The training scans, two of each group, in an order."""
+    order = torch.arange(len(shown), dtype=torch.float32)[:, None]
+    return replace(shown, group=torch.arange(len(shown))[:, None] // 2, order=order)
+
+
+@pytest.mark.parametrize("kind", WEAK)
+def test_training_with_weak_supervision_resumes_bit_for_bit(kind, study, paired, tmp_path):
+    weak = replace(study, supervision=(WEAK[kind],))
+
+    def loop() -> Loop:
+        torch.manual_seed(5)
+        network = build_model(weak)
+        network.fit(paired)
+        return Loop(weak, network, paired, tmp_path)
+
+    first, second = loop(), loop()
+    first.take_step()
+    first._save()
+    expected = [first.take_step() for _ in range(2)]
+    torch.manual_seed(99)
+    second._resume()
+    found = [second.take_step() for _ in range(2)]
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_varies_and_what_is_shared_are_two_ways_to_say_one_thing(study, trained):
+    network = trained.network
+    vary, share = (
+        replace(study, supervision=(Supervision(kind="clamp", by="subject", **{how: names}),))
+        for how, names in (
+            ("vary", ("tumour_volume", "nuisance")),
+            ("share", ("head_size", "anatomy_rest")),
+        )
+    )
+    assert entries_of(vary, network) == entries_of(share, network)
+    (entry,) = entries_of(vary, network)
+    assert entry.blocks == {"head_size", "anatomy_rest"}
+    assert entry.repeats
+
+
+def test_settings_of_the_scanner_that_are_shared_change_alike_in_a_group(study, paired, trained):
+    weak = replace(study, supervision=(Supervision(kind="clamp", by="subject", vary=("contrast",)),))
+    (entry,) = entries_of(weak, trained.network)
+    assert entry.alike == {"brightness", "bias_field"}
+    tie = Tie(entry, paired.group[:, 0], paired.order[:, 0])
+    found = changed(paired, trained.network, torch.Generator().manual_seed(0), tie).scanner
+    for first, second in ((0, 1), (2, 3)):
+        assert found.log_gain[first] == found.log_gain[second]
+        assert torch.equal(found.bias[first], found.bias[second])
+        assert found.log_gamma[first] != found.log_gamma[second]
+    assert found.log_gain[0] != found.log_gain[2]
+
+
+def test_scans_that_share_their_pose_are_moved_alike(paired):
+    twice = paired[torch.tensor([0, 0, 1, 1])]
+    leader = torch.tensor([0, 0, 2, 2])
+    moved = jittered(twice, torch.Generator().manual_seed(0), 1.0, mirror=True, leader=leader)
+    assert torch.equal(moved.scan[0], moved.scan[1])
+    assert torch.equal(moved.scan[2], moved.scan[3])
+    apart = jittered(twice, torch.Generator().manual_seed(0), 1.0, mirror=True)
+    assert not torch.equal(apart.scan[0], apart.scan[1])
