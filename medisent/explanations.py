@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from medisent.errors import InterventionError
 from medisent.factors import Factor
 from medisent.files import file_digest, whole_folder
 from medisent.formats import write
-from medisent.readings import Reading, read_factors
+from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Comparison, FactorMap, explanation_page
 from medisent.version import __version__, versions
 from medisent.volumes import Volume
@@ -56,7 +56,8 @@ class Explanation:
     def factors(self) -> pd.DataFrame:
         """A row a factor: name, role, unit, estimate, low, high, level, percentile."""
         return pd.DataFrame(
-            [_row(self.trained, readout.name, self.reading) for readout in self.reading.readouts.values()]
+            [_row(self.trained, readout.name, self.reading) for readout in self.reading.readouts.values()],
+            columns=[part.name for part in fields(Readout)],
         )
 
     @cached_property

@@ -267,10 +267,15 @@ class PartitionedVAE(nn.Module):
     # ---- the scanner -------------------------------------------------------------------------------------
 
     def see(self, batch: Batch) -> Sight:
-        """The scanner's settings behind scans of scale one, and the standard deviations of these estimates."""
+        """The scanner's settings behind scans of scale one, and the standard deviations of these estimates.
+
+        Where no setting varies there is no scanner layer: scans keep the scale that was divided out of them, in the
+        cohort's unit, so that their gain can be learned like anything else.
+        """
         loc, raw = self.scanner_encoder(batch.scan * batch.coverage, batch.coverage).chunk(2, 1)
         scanner = Scanner.unstacked(loc * self.active)
-        scanner = Scanner(scanner.log_gain - self.pivot, scanner.log_gamma, scanner.bias)
+        own = 0.0 if self.scanner_names else batch.log_scale - self.reference - self.pivot
+        scanner = Scanner(scanner.log_gain - self.pivot - own, scanner.log_gamma, scanner.bias)
         return Sight(batch, scanner, (0.02 + 0.2 * softplus(raw - 1)) * self.active + 1e-6)
 
     def log_brightness(self, scanner: Scanner, log_scale: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

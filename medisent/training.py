@@ -247,9 +247,9 @@ class Loop:
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
         (costs["total"] / 1000).backward()
         # Each by itself, or the decoder's gradient would silence the others.
-        terms = [term for term in self.objective.terms.children() if list(term.parameters())]
-        for part in (*self.network.children(), *terms):
-            nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+        for part in (*self.network.children(), *self.objective.terms.children()):
+            if any(True for _ in part.parameters()):
+                nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
         return costs

@@ -162,8 +162,19 @@ def test_a_scanner_may_vary_in_only_some_of_its_settings(scanner):
     settings = found.sight.scanner
     assert ("contrast" in scanner) == bool((settings.log_gamma != 0).any())
     assert ("bias_field" in scanner) == bool((settings.bias != 0).any())
-    if "brightness" not in scanner:
+    if scanner and "brightness" not in scanner:
         assert torch.equal(settings.log_gain, -network.pivot.expand(3))
+
+
+def test_without_a_scanner_layer_scans_keep_their_scale_in_the_cohorts_unit():
+    network = built((12, 12, 12), scanner=())
+    batch = batch_of(network)
+    network.fit(batch)
+    louder = replace(batch, log_scale=batch.log_scale + 0.5)  # the same voxels, more of which was divided out
+    with torch.no_grad():
+        one, other = network.abduct(batch), network.abduct(louder)
+    whole = (one.canonical > 0) & (other.canonical < 3)
+    assert torch.allclose(other.canonical[whole], one.canonical[whole] * torch.tensor(0.5).exp(), rtol=1e-4)
 
 
 def test_a_study_may_have_no_masks():
