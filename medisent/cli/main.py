@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from medisent import __version__
+from medisent.cli.benchmark import bench
 from medisent.cli.cohorts import init, phantom
 from medisent.cli.journey import demo
 from medisent.cli.machine import check, info
@@ -27,7 +28,7 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 app = typer.Typer(
     name="medisent", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
 )  # fmt: skip
-for command in (demo, phantom, init, train, evaluate, explain, counterfactual, harmonize, encode, info, check):
+for command in (demo, phantom, init, train, evaluate, explain, counterfactual, harmonize, encode, bench, info, check):
     app.command()(command)
 
 

@@ -1,7 +1,17 @@
-"""The pages people open: one scan explained, one model measured. Plain values in, one HTML file out."""
+"""The pages people open: one scan explained, one model measured, methods compared. Plain values in, HTML out."""
 
+from medisent.reports.benched import BenchTable, bench_page
 from medisent.reports.evaluated import evaluation_page
 from medisent.reports.explained import Comparison, FactorMap, explanation_page
 from medisent.reports.pictures import Window, planes
 
-__all__ = ["Comparison", "FactorMap", "Window", "evaluation_page", "explanation_page", "planes"]
+__all__ = [
+    "BenchTable",
+    "Comparison",
+    "FactorMap",
+    "Window",
+    "bench_page",
+    "evaluation_page",
+    "explanation_page",
+    "planes",
+]

@@ -1,0 +1,178 @@
+"""What is measured of a method: readouts, probes, leakage, separation, the site, and edits against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from threadpoolctl import threadpool_limits
+
+from medisent.bench.figures import Figures, Leak
+from medisent.checkpoints import Trained
+from medisent.cohorts import read_table
+from medisent.config import Study
+from medisent.evaluation.material import Material, gathered
+from medisent.factors import Partition, Role
+from medisent.metrics import coverage, leakage, r2
+from medisent.metrics.panel import HONEST
+from medisent.metrics.probes import held_out_probabilities
+from medisent.metrics.samples import sample
+from medisent.progress import Progress
+from medisent.readings import abducted, ranges
+
+COLUMNS: Mapping[str, tuple[Role, str]] = {
+    "tumour_volume": ("anatomy", "tumour_ml"),
+    "ventricle_volume": ("anatomy", "ventricle_ml"),
+    "head_size": ("anatomy", "head_size_mm"),
+    "brightness": ("nuisance", "gain"),
+    "contrast": ("nuisance", "gamma"),
+    "bias_field": ("nuisance", "bias_field"),
+}
+"""Every factor of a rendered head whose truth the table holds: its role and its column."""
+
+METRICS = ("infom", "infoc", "infoe", "dci_disentanglement", "dci_completeness", "dci_informativeness", "mcc")
+_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Scans whose truth is known, whatever the study of a model says of them.
+
+    Attributes:
+        table: Their table.
+        labels: One column a factor.
+        sites: Of each scan.
+        subjects: Of each scan.
+    """
+
+    table: Path
+    labels: pd.DataFrame
+    sites: Sequence[str]
+    subjects: Sequence[str]
+
+    @classmethod
+    def of(cls, table: Path) -> Judge:
+        """The test scans of a table."""
+        rows = read_table(table)
+        rows = rows[rows["split"] == "test"]
+        labels = {name: pd.to_numeric(rows[column]).to_numpy() for name, (_, column) in COLUMNS.items()}
+        return cls(table, pd.DataFrame(labels), list(rows["site"]), list(rows["subject"]))
+
+    def material(self, study: Study, progress: Progress) -> Material:
+        """The scans on a study's grid, with their true counterfactuals."""
+        return gathered(replace(study, cohort=replace(study.cohort, split="split")), self.table, "test", progress)
+
+
+def figures_of_codes(
+    codes: Float[np.ndarray, "scans latents"], judge: Judge, partition: Partition | None, seed: int
+) -> Figures:
+    """What codes tell: of the whole code the factors; of blocks what leaks; of the latents how they are apart.
+
+    Arguments:
+        codes: One row a judged scan.
+        judge: The truth.
+        partition: Which latents belong to whom; None, or a single block, is a code without parts.
+        seed: Of folds.
+    """
+    people = np.array(judge.subjects)
+    everything = {"code": range(codes.shape[1])}
+    blocks = {n: range(b.start, b.start + b.size) for n, b in (partition or {}).items() if b.size}
+    probe = leakage(codes, everything, judge.labels, groups=people, seed=seed)["code"]
+    # What supervision has never parted is one code.
+    anatomy = [i for n, where in blocks.items() if partition and partition[n].role == "anatomy" for i in where]
+    found = held_out_site(codes[:, anatomy or slice(None)], judge, seed)
+    figures = Figures(probe=probe, site=found, site_chance=_most_frequent(judge.sites))
+    if partition is None:
+        return figures
+    separation = separation_of(codes, judge, seed)
+    leaks = leakage(codes, blocks, judge.labels, groups=people, seed=seed) if len(blocks) > 1 else {}
+    return replace(
+        figures,
+        separation=separation,
+        leak_to_anatomy=_worst(leaks, partition, "nuisance"),
+        leak_to_nuisance=_worst(leaks, partition, "anatomy"),
+    )
+
+
+def separation_of(codes: Float[np.ndarray, "scans latents"], judge: Judge, seed: int) -> dict[str, float]:
+    """The metrics of separation on single latents, without their intervals, floors and ceilings."""
+    rows = sample(codes, judge.labels, np.array(judge.subjects), np.zeros(len(codes), dtype=bool))
+    found: dict[str, float] = {}
+    with threadpool_limits(1):
+        for family in HONEST:
+            if set(family.names) & set(METRICS):
+                values = family.compute(rows, np.random.default_rng([seed, 0]))
+                found |= {name: float(v) for name, v in zip(family.names, values, strict=True) if name in METRICS}
+    return found
+
+
+def held_out_site(codes: Float[np.ndarray, "scans latents"], judge: Judge, seed: int) -> float:
+    """Share of scans whose site a logistic regression tells from codes, subjects held out."""
+    levels = np.unique(list(judge.sites), return_inverse=True)[1]
+    names, person = np.unique(list(judge.subjects), return_inverse=True)
+    folds = np.random.default_rng(seed).permutation(len(names))[person] % _FOLDS
+    spread = codes.std(0)
+    standard = (codes - codes.mean(0)) / np.where(spread > 1e-12, spread, 1.0)
+    likely, _ = held_out_probabilities(standard, levels, folds)
+    return float((likely.argmax(1) == levels).mean())
+
+
+def figures_of_model(
+    trained: Trained, judge: Judge, apart: Judge, seed: int, progress: Progress
+) -> tuple[Figures, Material]:
+    """All but edits and maps of a trained model, and the judged scans.
+
+    Arguments:
+        trained: The model.
+        judge: Scans on which it is read.
+        apart: Scans on which blocks are held apart; other ones than ``judge`` where factors go together there.
+        seed: Of folds.
+        progress: Is told how far the work is.
+    """
+    network = trained.network.eval()
+    material = judge.material(trained.study, progress)
+    read = abducted(network, material.batch)
+    codes = read.q.loc if apart is judge else _codes(trained, apart, progress)
+    figures = figures_of_codes(codes.double().numpy(), apart, network.partition, seed)
+    readout, inside = {}, {}
+    for name, (estimate, low, high) in _estimates(trained, ranges(trained, read)):
+        truth = judge.labels[name].to_numpy()
+        readout[name] = r2(estimate, truth)
+        # Settings without labels have intervals that nothing has calibrated.
+        if np.isfinite([low, high]).all() and trained.card.factors[name].calibrated:
+            inside[name] = coverage(low, high, truth)
+    return replace(figures, readout=readout, coverage=inside), material
+
+
+def _codes(trained: Trained, judge: Judge, progress: Progress) -> torch.Tensor:
+    return abducted(trained.network, judge.material(trained.study, progress).batch).q.loc
+
+
+def _estimates(
+    trained: Trained, found: Mapping[str, torch.Tensor]
+) -> Iterator[tuple[str, Float[np.ndarray, "3 scans"]]]:
+    """The factors whose truth is known and of whose values training was told."""
+    for name, values in found.items():
+        factor = trained.network.factors[name]
+        if name in COLUMNS and (factor.column or factor.mask):
+            yield name, values.double().numpy().T
+
+
+def _worst(leaks: Mapping[str, Mapping[str, float]], partition: Partition, role: Role) -> Leak | None:
+    """The most that a block of one role tells of a factor of the other."""
+    pairs = [
+        Leak(told, block, name)
+        for block, row in leaks.items()
+        for name, told in row.items()
+        if partition[block].role == role and COLUMNS[name][0] != role
+    ]
+    return max(pairs, key=lambda leak: leak.r2, default=None)
+
+
+def _most_frequent(names: Sequence[str]) -> float:
+    return float(np.unique(list(names), return_counts=True)[1].max() / len(names))
