@@ -31,6 +31,8 @@ from medisent.phantoms import (
     sample,
     write_cohort,
 )
+from medisent.phantoms.heads import head_frame
+from medisent.phantoms.repeats import with_repeats
 from medisent.scanners import Scanner, bias_basis
 from medisent.volumes import Geometry
 
@@ -397,6 +399,72 @@ def test_travelling_subjects_are_the_same_at_every_site_and_returning_ones_have_
     assert returner["tumour_ml"].iloc[1] > 1.1 * returner["tumour_ml"].iloc[0]
     assert returner["ventricle_ml"].iloc[1] == pytest.approx(returner["ventricle_ml"].iloc[0], rel=0.03)
     assert (rows.groupby("subject")["split"].nunique() == 1).all()
+
+
+VARIED = {
+    "tumour": lambda visit: visit.anatomy.tumour_ml,
+    "ventricles": lambda visit: visit.anatomy.ventricle_ml,
+    "head_size": lambda visit: visit.anatomy.head_size,
+    "brightness": lambda visit: visit.acquisition.gain,
+    "contrast": lambda visit: visit.acquisition.gamma,
+}
+
+
+@pytest.fixture(scope="module")
+def repeats():
+    """Visits of a plan with clamped groups and pairs, by subject, those of one visit left out."""
+    plan = Plan(30, 4, clamped=2, clamped_size=3, pairs=6)
+    visits = with_repeats(sample(plan), plan)
+    assert {visit.split for visit in visits if visit.of > 1} == {"train"}
+    assert len(visits) == 30 + 5 * 2 * 2 + 6
+    people: dict[int, list] = {}
+    for visit in visits:
+        people.setdefault(visit.subject, []).append(visit)
+    return [found for found in people.values() if len(found) > 1]
+
+
+def differing(visits):
+    return {name for name, value in VARIED.items() if len({value(visit) for visit in visits}) > 1}
+
+
+def test_in_a_clamped_group_one_factor_varies_and_nothing_else_but_noise_and_what_follows(repeats):
+    groups = [visits for visits in repeats if visits[0].clamp]
+    assert sorted(visits[0].clamp for visits in groups) == sorted([*VARIED] * 2)
+    for visits in groups:
+        assert differing(visits) == {visits[0].clamp}
+        assert len(visits) == len({visit.acquisition.seed for visit in visits}) == 3
+        first = visits[0]
+        for visit in visits:
+            there = head_frame(visit.anatomy) @ [*visit.anatomy.tumour_mm, 1.0]
+            assert np.allclose(there, head_frame(first.anatomy) @ [*first.anatomy.tumour_mm, 1.0])
+            assert visit.anatomy.seed == first.anatomy.seed
+            assert replace(visit.acquisition, gain=1.0, gamma=1.0, seed=0) == replace(
+                first.acquisition, gain=1.0, gamma=1.0, seed=0
+            )
+
+
+def test_a_pair_differs_in_one_or_two_factors(repeats):
+    pairs = [visits for visits in repeats if visits[0].paired]
+    assert {len(visits) for visits in pairs} == {2}
+    assert {len(differing(visits)) for visits in pairs} == {1, 2}
+
+
+def test_clamped_groups_and_pairs_are_named_in_columns_of_their_own_and_only_where_asked_for(tmp_path):
+    arguments = {"spacing_mm": 16.0, "shape": (12, 12, 12)}
+    rows = table(write_cohort(tmp_path / "a", subjects=10, clamped=1, clamped_size=2, pairs=1, **arguments))
+    for name in VARIED:
+        group = rows[rows[f"clamp_{name}"].notna()]
+        assert len(group) == 2
+        assert group[f"clamp_{name}"].nunique() == 1
+    assert (rows["pair"].dropna() == rows.loc[rows["pair"].notna(), "subject"]).all()
+    plain = table(write_cohort(tmp_path / "b", subjects=10, **arguments))
+    assert not [name for name in plain.columns if name.startswith(("clamp", "pair"))]
+
+
+def test_more_groups_than_there_are_people_are_refused():
+    plan = Plan(10, clamped=2)
+    with pytest.raises(UsageError, match=r"take 10 people.*there are 6\. Ask for fewer"):
+        with_repeats(sample(plan), plan)
 
 
 def test_in_a_narrow_field_of_view_everything_is_smaller_in_proportion():

@@ -44,6 +44,18 @@ def phantom(
     foreign: Annotated[
         bool, typer.Option("--foreign", help="Use a scanner that the model's scanner cannot express.")
     ] = False,
+    clamped: Annotated[
+        int,
+        typer.Option(
+            "--clamped", min=0, metavar="N", help="Groups of heads in which one factor varies, of each of five."
+        ),
+    ] = 0,
+    clamped_size: Annotated[
+        int, typer.Option("--clamped-size", min=2, metavar="N", help="Heads of each clamped group.")
+    ] = 8,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=0, metavar="N", help="Pairs of heads that differ in one or two factors.")
+    ] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -71,6 +83,9 @@ def phantom(
             travelling=travelling,
             longitudinal=longitudinal,
             foreign=foreign,
+            clamped=clamped,
+            clamped_size=clamped_size,
+            pairs=pairs,
             progress=progress,
         )
     output.result(

@@ -16,7 +16,8 @@ from medisent.formats import write
 from medisent.phantoms.acquisition import Acquisition, bias_strength, expose, noisy, tones_of
 from medisent.phantoms.dicom import write_series
 from medisent.phantoms.heads import Masks, Stage, set_stage
-from medisent.phantoms.sampling import Plan, Visit, sample
+from medisent.phantoms.repeats import with_repeats
+from medisent.phantoms.sampling import FACTORS, Plan, Visit, sample
 from medisent.progress import Progress, Silence
 from medisent.volumes import Volume
 
@@ -132,6 +133,9 @@ def write_cohort(
     travelling: int = 0,
     longitudinal: int = 0,
     foreign: bool = False,
+    clamped: int = 0,
+    clamped_size: int = 8,
+    pairs: int = 0,
     progress: Progress | None = None,
 ) -> Path:
     """Render a cohort into a folder; returns the path of its table, ``cohort.tsv``.
@@ -153,6 +157,11 @@ def write_cohort(
         travelling: How many subjects are scanned at every site.
         longitudinal: How many subjects come back with a larger tumour.
         foreign: Scanners of a family that gain, exponent and a quadratic bias field cannot express.
+        clamped: For tumour, ventricles, head size, brightness and contrast each, how many people for training are
+            scanned again while nothing else varies; columns ``clamp_tumour`` ... hold the name of the group.
+        clamped_size: Scans of each of them.
+        pairs: How many people for training are scanned twice, one or two of these factors different, in column
+            ``pair``; the table does not say which.
         progress: Who is told how far it is.
 
     Raises:
@@ -161,8 +170,11 @@ def write_cohort(
     """
     if not 0 <= missing <= 1:
         raise UsageError(f"A share of {missing:g} missing labels was asked for. Choose one between 0 and 1.")
-    plan = Plan(subjects, seed, spacing_mm, shape, confound, travelling, longitudinal, foreign)
-    visits = sample(plan)
+    plan = Plan(
+        subjects, seed, spacing_mm, shape, confound, travelling, longitudinal, foreign, clamped, clamped_size, pairs
+    )
+    visits = with_repeats(sample(plan), plan)
+    columns = [*COLUMNS, *((f"clamp_{name}" for name in FACTORS) if clamped else ()), *(("pair",) if pairs else ())]
     progress = progress or Silence()
     progress.stage("rendering heads", len(visits))
     rows: list[dict[str, str]] = []
@@ -175,7 +187,7 @@ def write_cohort(
                 edits += [_write_counterfactual(folder, truth, rows[-1]["scan"], edit) for edit in _edits(truth)]
             progress.advance(1)
         _forget(rows, missing, seed)
-        _write_table(folder / "cohort.tsv", COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+        _write_table(folder / "cohort.tsv", columns, [[row[name] for name in columns] for row in rows])
         if counterfactuals:
             _write_table(folder / "counterfactuals.tsv", ("scan", "edit", "factor", "value", "counterfactual"), edits)
         (folder / "study.toml").write_text(_study(plan), encoding="utf-8")
@@ -220,6 +232,8 @@ def _write_visit(folder: Path, truth: Truth, dicom: bool) -> dict[str, str]:
         "split": visit.split,
         **{name: f"{number:.7g}" for name, number in numbers.items()},
         **{f"{name}_mask": path for name, path in paths.items()},
+        **{f"clamp_{name}": f"sub-{visit.subject:04d}" if visit.clamp == name else "" for name in FACTORS},
+        "pair": f"sub-{visit.subject:04d}" if visit.paired else "",
     }
 
 
@@ -339,6 +353,7 @@ A rendered cohort. Every scan in this folder is synthetic: there is no patient b
 Scanner: {law}, blurred, plus Rician noise.
 Confounding (correlation of log tumour volume and log gain): {plan.confound:g}. Labels left out: {missing:.0%}.
 Subjects at every site: {plan.travelling}. Subjects who come back: {plan.longitudinal}.
+Clamped groups of each factor: {plan.clamped}. Pairs: {plan.pairs}.
 
 cohort.tsv           one row a scan; an empty cell is unknown
   head_size_mm       mean radius of the cranium
@@ -350,6 +365,8 @@ cohort.tsv           one row a scan; an empty cell is unknown
   bias_field         standard deviation of the log bias field over the head
   blur_mm            full width at half maximum of the point spread
   noise              standard deviation of the noise, relative to the gain
+  clamp_...          scans of one name differ in this factor (and noise) alone, where clamped groups were asked for
+  pair               scans of one name differ in one or two of these factors, where pairs were asked for
   ..._mask           the fraction of each voxel; its sum times the voxel's volume is the volume in the table
 counterfactuals.tsv  the true counterfactual of each edit, where it was asked for: the same person, the same noise
 study.toml           ready for: medisent train study.toml

@@ -19,6 +19,9 @@ GAIN_SPREAD = 0.35
 GAMMA_SPREAD = 0.12
 SITES = 4
 
+FACTORS = ("tumour", "ventricles", "head_size", "brightness", "contrast")
+"""What varies in clamped groups, one of them in each, and in pairs, one or two."""
+
 FULL_VIEW_MM = 190.0
 """An adult head needs a field of view of this width; in a narrower one all heads are smaller in proportion."""
 
@@ -36,6 +39,9 @@ class Plan:
         travelling: How many of them are scanned at every site.
         longitudinal: How many of them come back later, with a larger tumour.
         foreign: Whether scanners are of a family that gain, exponent and a quadratic bias field cannot express.
+        clamped: For each of five factors, how many people for training are scanned again while nothing else varies.
+        clamped_size: Scans of each of them.
+        pairs: How many people for training are scanned twice, one or two of the five factors different.
     """
 
     subjects: int = 240
@@ -46,6 +52,9 @@ class Plan:
     travelling: int = 0
     longitudinal: int = 0
     foreign: bool = False
+    clamped: int = 0
+    clamped_size: int = 8
+    pairs: int = 0
 
     def check(self) -> None:
         """Refuse what cannot be rendered.
@@ -59,6 +68,11 @@ class Plan:
             raise UsageError(
                 f"{self.travelling} travelling and {self.longitudinal} longitudinal subjects were asked for, "
                 f"but the cohort has {self.subjects}. Ask for fewer, or for more --subjects."
+            )
+        if self.clamped < 0 or self.clamped_size < 2 or self.pairs < 0:
+            raise UsageError(
+                f"{self.clamped} clamped groups of {self.clamped_size} scans and {self.pairs} pairs were asked for, "
+                "but a group has at least two scans."
             )
         if not -1 <= self.confound <= 1:
             raise UsageError(f"The confounding {self.confound:g} is no correlation. Choose one between -1 and 1.")
@@ -99,6 +113,8 @@ class Visit:
         split: ``train``, ``validation`` or ``test``; the same for all visits of a person.
         anatomy: The person on that day.
         acquisition: The scanner's settings on that day.
+        clamp: The factor in which alone the person's visits differ, if they were made for that.
+        paired: Whether they differ in one or two factors.
     """
 
     subject: int
@@ -108,6 +124,8 @@ class Visit:
     split: str
     anatomy: Anatomy
     acquisition: Acquisition
+    clamp: str = ""
+    paired: bool = False
 
 
 @dataclass(frozen=True)
