@@ -80,6 +80,12 @@ class Tie:
         """Whether the pose is among what is shared, so that scans of a group have to be moved alike."""
         return "anatomy_rest" in self.entry.blocks
 
+    def counted(self, block: str) -> Float[Tensor, " batch"]:
+        """How much each scan counts among those that share this block: one over their number, one alone."""
+        own = torch.eye(len(self.group), dtype=torch.bool, device=self.group.device)
+        shares = self.entry.kind == "groups" and block in self.entry.blocks
+        return (self.together & shares | own).float().sum(1).reciprocal()
+
     def applied(self, q: PartitionedNormal) -> PartitionedNormal:
         """The posterior of scans that share what they share."""
         if self.entry.kind == "groups":

@@ -193,8 +193,7 @@ class Loop:
     def __post_init__(self) -> None:
         settings = self.study.training
         self.chance = torch.Generator().manual_seed(settings.seed)
-        weights = self.study.weights
-        costs = Objective(self.network, {n: getattr(weights, n) for n in weights.__dataclass_fields__})
+        costs = Objective(self.network, weights_of(self.study))
         self.objective = costs.to(self.shown.scan.device)
         learned = [*self.network.parameters(), *self.objective.parameters()]  # terms may learn too, as adversaries do
         self.optimiser = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=1e-3, fused=True)
@@ -312,6 +311,13 @@ class Loop:
         prefix = "sampler."
         self.sampler.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         self.step, self.seconds = int(tensors["clock"][0]), float(tensors["clock"][1])
+
+
+def weights_of(study: Study) -> dict[str, float]:
+    """How much each term counts; those of kinds of supervision that the study does not have are left out."""
+    kinds = {said.kind for said in study.supervision}
+    idle = {name for name, kind in (("invariance", "clamp"), ("ranks", "ranks")) if kind not in kinds}
+    return {n: getattr(study.weights, n) for n in study.weights.__dataclass_fields__ if n not in idle}
 
 
 def entries_of(study: Study, network: PartitionedVAE) -> tuple[Entry, ...]:

@@ -23,6 +23,7 @@ from medisent.model import Change, Draw, Head, PartitionedVAE
 from medisent.objectives import TERMS, Objective
 from medisent.readings import Reading, read_factors
 from medisent.scanners import Scanner
+from medisent.supervision import Entry, Tie
 from medisent.volumes import Volume
 
 # What a type needs besides a name and a role.
@@ -232,12 +233,22 @@ def forgetful(change: Change, rows: Tensor) -> Change:
 
 
 EVERY_TERM = pytest.mark.parametrize("name", TERMS)
+TIES = {
+    "invariance": Entry("clamp", 0, blocks=frozenset({"real", "anatomy_rest"})),
+    "ranks": Entry("ranks", 0, factors=("real", "ordinal", "brightness")),
+}
+
+
+def tie_of(name: str, rows: Tensor | None = None) -> Tie | None:
+    """What four scans have in common where a term needs that."""
+    rows = torch.arange(4) if rows is None else rows
+    return Tie(TIES[name], torch.zeros(4).long()[rows], torch.tensor([3.0, 1, 2, 4])[rows]) if name in TIES else None
 
 
 @EVERY_TERM
 def test_a_term_costs_a_finite_number_of_nats_a_scan(name, network, change):
     torch.manual_seed(5)
-    cost = TERMS[name](network)(network(change))
+    cost = TERMS[name](network)(network(change, tie_of(name)))
     assert cost.shape == (4,)
     assert cost.isfinite().all()
     assert (cost != 0).all()
@@ -247,7 +258,7 @@ def test_a_term_costs_a_finite_number_of_nats_a_scan(name, network, change):
 def test_the_gradient_of_a_term_reaches_the_network(name, network, change):
     network.zero_grad(set_to_none=True)
     torch.manual_seed(5)
-    TERMS[name](network)(network(change)).sum().backward()
+    TERMS[name](network)(network(change, tie_of(name))).sum().backward()
     slopes = [p.grad for p in network.parameters() if p.grad is not None]
     assert all(slope.isfinite().all() for slope in slopes)
     assert any((slope != 0).any() for slope in slopes)
@@ -257,8 +268,8 @@ def test_the_gradient_of_a_term_reaches_the_network(name, network, change):
 def test_scans_in_another_order_cost_the_same_in_that_order(name, network, change, monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     order, term = torch.tensor([2, 0, 3, 1]), TERMS[name](network)
-    cost = term(network(change))
-    assert torch.allclose(term(network(rows_of(change, order))), cost[order], rtol=1e-4, atol=1e-3)
+    cost = term(network(change, tie_of(name)))
+    assert torch.allclose(term(network(rows_of(change, order), tie_of(name, order))), cost[order], rtol=1e-4, atol=1e-3)
     assert cost.unique().numel() == 4
 
 
@@ -266,7 +277,8 @@ def test_scans_in_another_order_cost_the_same_in_that_order(name, network, chang
 def test_what_is_known_of_one_scan_does_not_change_what_another_costs(name, network, change, monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     term = TERMS[name](network)
-    cost, fewer = term(network(change)), term(network(forgetful(change, torch.tensor([0, 2]))))
+    tie, fewer_known = tie_of(name), forgetful(change, torch.tensor([0, 2]))
+    cost, fewer = term(network(change, tie)), term(network(fewer_known, tie))
     assert fewer.isfinite().all()
     assert torch.equal(fewer[[1, 3]], cost[[1, 3]])
 

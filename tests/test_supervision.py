@@ -9,13 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributions import Normal
 
 from medisent.augmentation import changed, jittered
 from medisent.batches import Batch
 from medisent.checkpoints import build_model
 from medisent.config import Supervision
+from medisent.objectives import TERMS
+from medisent.posterior import PartitionedNormal
 from medisent.supervision import COPIES, Entry, Sampler, Tie
-from medisent.training import Loop, entries_of
+from medisent.training import Loop, entries_of, weights_of
 
 NAN = float("nan")
 
@@ -59,8 +62,8 @@ def test_groups_come_whole_where_they_fit_and_each_once_a_pass(group, batch, see
             if sizes[name] <= drawn.batch:
                 assert len(part) == sizes[name]
             seen.update(part)
+        assert len(rows) >= min(batch, len(group))
         assert drawn.turn < 200
-    assert len(rows) >= min(batch, len(group))
     if len(drawn.queues[0]) == 0 and max(sizes.values(), default=0) <= drawn.batch:
         assert set(seen.values()) <= {1}
 
@@ -157,6 +160,81 @@ def test_a_sampler_goes_on_where_its_state_was_taken(kind, taken):
         assert tie is None or other is None or torch.equal(tie.group, other.group)
 
 
+# Terms
+
+
+@pytest.fixture
+def draw(trained, paired):
+    """One pass over four scans, a clamped group of three and one alone, with gradients at the encoder's means."""
+    four = paired[torch.arange(4)]
+    entry = Entry("clamp", 0, blocks=frozenset({"head_size", "anatomy_rest"}))
+    tie = Tie(entry, torch.tensor([0, 0, 0, -1]), torch.full((4,), NAN))
+    return trained.network(changed(four, trained.network, torch.Generator().manual_seed(1)), tie)
+
+
+def test_the_gradient_of_inactive_latents_is_their_distance_from_the_mean_over_a_hundred(trained, draw):
+    loc = draw.encoded.loc.detach().clone().requires_grad_()
+    encoded = PartitionedNormal(loc, draw.encoded.scale.detach(), draw.encoded.partition)
+    term = TERMS["invariance"](trained.network)
+    (slope,) = torch.autograd.grad(term(replace(draw, encoded=encoded, q=draw.tie.applied(encoded))).sum(), loc)
+    inactive = encoded.latents(draw.tie.entry.blocks)
+    mean = loc[:3].mean(0)
+    assert torch.allclose(slope[:3, inactive], ((loc - mean) / 100)[:3, inactive], atol=1e-9)
+    assert (slope[:3, inactive] != 0).any()
+    assert (slope[:, ~inactive] == 0).all()
+    assert (slope[3] == 0).all()
+
+
+def test_clamped_latents_learn_nothing_from_the_picture(draw):
+    inactive = draw.q.latents(draw.tie.entry.blocks)
+    (slope,) = torch.autograd.grad(draw.likelihood.mean.square().sum(), draw.encoded.loc)
+    assert (slope[:3, inactive] == 0).all()
+    assert (slope[3, : slope.shape[1]] != 0).any()
+    assert (slope[:3, draw.q.partition["tumour_volume"].where] != 0).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-3, 3))
+def test_ranks_push_apart_only_what_is_wrongly_or_barely_ordered(trained_ranks, distance):
+    draw, term = trained_ranks
+    where = torch.tensor([distance, 0.0], requires_grad=True)
+    ranked = replace(draw, readouts={**draw.readouts, "head_size": Normal(where, 1.0)})
+    (slope,) = torch.autograd.grad(term(ranked).sum(), where)
+    assert slope[0] <= 0 <= slope[1]  # the larger one is pushed up, never down
+    if distance < 0.1:
+        assert slope[0] < -1
+    if distance > 1.5:
+        assert slope[0] > -1e-4
+
+
+def test_ranks_compare_only_scans_of_a_group_whose_order_is_known(trained_ranks):
+    draw, term = trained_ranks
+    ranked = replace(draw, readouts={**draw.readouts, "head_size": Normal(torch.tensor([-1.0, 1.0]), 1.0)})
+    assert (term(ranked) > 10).all()
+    for group, order in (([0, 1], [2.0, 1.0]), ([-1, -1], [2.0, 1.0]), ([0, 0], [2.0, NAN]), ([0, 0], [2.0, 2.0])):
+        tie = Tie(draw.tie.entry, torch.tensor(group), torch.tensor(order))
+        assert (term(replace(ranked, tie=tie)) == 0).all()
+
+
+def test_what_a_group_shares_is_said_once_for_all_of_it(trained, paired):
+    entry = Entry("groups", 0, blocks=frozenset({"head_size"}))
+    tie = Tie(entry, torch.tensor([5, 5, 5, -1]), torch.full((4,), NAN))
+    assert tie.counted("head_size").tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
+    assert tie.counted("anatomy_rest").tolist() == [1, 1, 1, 1]
+    change = changed(paired[torch.arange(4)], trained.network, torch.Generator().manual_seed(1))
+    draw = trained.network(change, tie)
+    rates = draw.q.rate(draw.prior)
+    saved = TERMS["rate"](trained.network)(replace(draw, tie=None)) - TERMS["rate"](trained.network)(draw)
+    assert torch.allclose(saved[:3], rates["head_size"][:3] * 2 / 3, rtol=1e-3, atol=1e-3)
+    assert saved[3] == 0
+
+
+def test_terms_of_kinds_that_a_study_does_not_have_are_left_out(study):
+    assert not {"invariance", "ranks"} & set(weights_of(study))
+    assert "ranks" in weights_of(replace(study, supervision=(WEAK["ranks"],)))
+    assert "invariance" in weights_of(replace(study, supervision=(WEAK["clamp"],)))
+
+
 # In a study
 
 
@@ -175,6 +253,15 @@ def paired(shown):
     """The training scans, two of each group, in an order."""
     order = torch.arange(len(shown), dtype=torch.float32)[:, None]
     return replace(shown, group=torch.arange(len(shown))[:, None] // 2, order=order)
+
+
+@pytest.fixture(scope="module")
+def trained_ranks(trained, shown):
+    """One pass over two scans, the first of which has the larger head, and the term."""
+    tie = Tie(Entry("ranks", 0, factors=("head_size",)), torch.tensor([0, 0]), torch.tensor([2.0, 1.0]))
+    change = changed(shown[torch.arange(2)], trained.network, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return trained.network(change, tie), TERMS["ranks"](trained.network)
 
 
 @pytest.mark.parametrize("kind", WEAK)

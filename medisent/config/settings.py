@@ -144,6 +144,8 @@ class Weights:
     readout: Weight = 10.0
     mask: Weight = 1.0
     scanner: Weight = 3.0
+    invariance: Weight = 10.0
+    ranks: Weight = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)

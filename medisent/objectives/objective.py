@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medisent.model import Draw, PartitionedVAE
 from medisent.objectives.term import Term
 from medisent.objectives.terms import Distortion, Mask, Rate, Readout, ScannerChange
+from medisent.objectives.weak import Invariance, Ranks
 
 TERMS: dict[str, type[Term]] = {
     "distortion": Distortion,
@@ -18,6 +19,8 @@ TERMS: dict[str, type[Term]] = {
     "readout": Readout,
     "mask": Mask,
     "scanner": ScannerChange,
+    "invariance": Invariance,
+    "ranks": Ranks,
 }
 
 

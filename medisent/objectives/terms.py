@@ -34,6 +34,8 @@ class Rate(Term):
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
         learned = draw.q.rate(draw.prior)
+        if draw.tie:  # what a group shares is said once for all of it
+            learned = {name: cost * draw.tie.counted(name) for name, cost in learned.items()}
         scanner = kl_divergence(
             Normal(draw.before.scanner.stacked(), draw.before.scale), self.model.scanner_prior(len(draw.batch))
         )[:, self.model.active > 0].sum(1)
