@@ -20,8 +20,8 @@ from medisent.posterior import PartitionedNormal
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
 from medisent.supervision import Tie
 
-# The canonical scan, its local contrast at three sizes, and the field of view.
-_CHANNELS = 5
+# See ``with_local_contrast``.
+_CHANNELS = 19
 _SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
 # How far settings stray from what the scan's measured scale alone suggests, before anything is learned.
 _SCANNER_SPREAD = torch.tensor([0.25, 0.25, *[0.1] * BIAS_TERMS])
@@ -438,7 +438,7 @@ class PartitionedVAE(nn.Module):
         self, canonical: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
     ) -> tuple[list[Tensor], Tensor]:
         """The encoder's features and the mask logits of canonical scans."""
-        features = self.encoder(torch.cat([with_local_contrast(canonical), coverage], 1))
+        features = self.encoder(with_local_contrast(canonical, coverage, self.encoder.padded))
         return features, self.mask_decoder(features, canonical)
 
 

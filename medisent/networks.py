@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 
     Arguments:
         shape: Of the grid.
-        channels: Of the input.
+        channels: Of the input, which is at half resolution already (see ``halved``).
         width: Channels at half resolution; twice as many at each coarser one, up to four times.
         normalised: Whether features are group-normalised.
     """
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.padded = padded_shape(shape, self.levels)
         self.widths = [min(4, 1 << level) * width for level in range(self.levels + 1)]
         norm = _NORM if normalised else None
-        self.stem = Convolution(3, channels * 8, width, kernel_size=3, act=_ACT, norm=norm)
+        self.stem = Convolution(3, channels, width, kernel_size=3, act=_ACT, norm=norm)
         self.stages = nn.ModuleList(
             nn.Sequential(
                 Convolution(3, fine, coarse, strides=2, kernel_size=3, act=_ACT, norm=norm),
@@ -60,8 +60,8 @@ class Encoder(nn.Module):
         x, y, z = self.bottom
         return self.widths[-1] * x * y * z
 
-    def forward(self, image: Float[Tensor, "batch channels x y z"]) -> list[Float[Tensor, "batch _ _ _ _"]]:
-        features = [self.stem(pixelunshuffle(fitted(image, self.padded), 3, 2))]
+    def forward(self, image: Float[Tensor, "batch channels _ _ _"]) -> list[Float[Tensor, "batch _ _ _ _"]]:
+        features = [self.stem(image)]
         for stage in self.stages:
             features.append(stage(features[-1]))
         return features
@@ -97,7 +97,7 @@ class MaskDecoder(nn.Module):
         current = features[-1]
         for rise, join, skip in zip(self.rises, self.joins, features[-2::-1], strict=True):
             current = join(torch.cat([rise(current), skip], 1))
-        voxels = pixelunshuffle(fitted(image, self.padded), 3, 2)
+        voxels = halved(image, self.padded)
         return fitted(pixelshuffle(self.last(torch.cat([current, voxels], 1)), 3, 2), self.shape)
 
 
@@ -126,19 +126,37 @@ class Decoder(nn.Module):
         return fitted(pixelshuffle(self.last(current), 3, 2), self.shape)
 
 
-def with_local_contrast(image: Float[Tensor, "batch 1 x y z"]) -> Float[Tensor, "batch 4 x y z"]:
-    """An image and by how much it exceeds its mean over neighbourhoods about 3, 5 and 9 voxels wide.
+def with_local_contrast(
+    image: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"], padded: tuple[int, int, int]
+) -> Float[Tensor, "batch 19 _ _ _"]:
+    """What an encoder gets to see, at half resolution: an image, its coverage and its local contrast.
 
+    Local contrast is by how much the image exceeds its mean over neighbourhoods about 3, 5 and 9 voxels wide; the
+    narrowest at the voxels themselves, as the image, the wider ones as means over eight.
     Small bright or dark structures are what these show and what an encoder takes longest to find by itself: without
     them a tumour's mask stayed near empty for a thousand steps, with them for a few hundred.
+
+    Arguments:
+        image: Canonical scans.
+        coverage: The part of each voxel that is inside the field of view.
+        padded: Shape that can be halved; the scans are padded to it.
     """
-    channels, mean = [image], image
+    contrasts, mean = [], image
     means = [_box_mean(side).to(image) for side in image.shape[2:]]
     for repeats in (1, 1, 2):
         for _ in range(repeats):
             mean = torch.einsum("bcxyz,xi,yj,zk->bcijk", mean, *means)
-        channels.append(3 * (image - mean))
-    return torch.cat(channels, 1)
+        contrasts.append(3 * (image - mean))
+    fine, coarse = torch.cat([image, contrasts[0]], 1), torch.cat([*contrasts[1:], coverage], 1)
+    return torch.cat([halved(fine, padded), avg_pool3d(fitted(coarse, padded), 2)], 1)
+
+
+def halved(
+    image: Float[Tensor, "batch channels x y z"], padded: tuple[int, int, int]
+) -> Float[Tensor, "batch _ _ _ _"]:
+    """An image at half resolution that has lost nothing: eight channels for each of its own."""
+    channels: Tensor = pixelunshuffle(fitted(image, padded), 3, 2)
+    return channels
 
 
 def _box_mean(side: int) -> Float[Tensor, "side side"]:
@@ -179,7 +197,7 @@ class ScannerEncoder(nn.Module):
     def __init__(self, shape: tuple[int, int, int], width: int, settings: int) -> None:
         super().__init__()
         coarse = tuple(max(8, -(-side // 2)) for side in shape)
-        self.encoder = Encoder((coarse[0], coarse[1], coarse[2]), 2, width, normalised=False)
+        self.encoder = Encoder((coarse[0], coarse[1], coarse[2]), 16, width, normalised=False)
         self.head = Perceptron(self.encoder.bottom_size + self.QUANTILES, 128, 2 * settings)
         last = self.head.layers[-1]
         assert isinstance(last, nn.Linear)
@@ -191,8 +209,9 @@ class ScannerEncoder(nn.Module):
         self, scan: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
     ) -> Float[Tensor, "batch outputs"]:
         coarse = interpolate(torch.cat([scan, coverage], 1), self.encoder.shape, mode="area")
+        features = self.encoder(halved(coarse, self.encoder.padded))
         spread = torch.cat([tissue_quantiles(s, self.QUANTILES) for s in scan])
-        outputs: Tensor = self.head(torch.cat([self.encoder(coarse)[-1].flatten(1), spread], 1))
+        outputs: Tensor = self.head(torch.cat([features[-1].flatten(1), spread], 1))
         return outputs
 
 
