@@ -28,6 +28,8 @@ class Rendering:
         confound: Correlation of log tumour volume and log gain.
         missing: Share of labels left out.
         travelling: Share of the heads that every scanner sees.
+        clamped: Share of the heads that are clamped groups of each factor.
+        pairs: Share of the heads that are pairs.
         foreign: Whether its scanners are of a family that the model cannot express.
         judged: Whether every head is for testing, with true counterfactuals.
     """
@@ -37,6 +39,8 @@ class Rendering:
     confound: float = 0.0
     missing: float = 0.0
     travelling: float = 0.0
+    clamped: float = 0.0
+    pairs: float = 0.0
     foreign: bool = False
     judged: bool = False
 
@@ -49,6 +53,8 @@ RENDERINGS = {
     "missing": Rendering(seed=0, missing=0.5),
     "travelling": Rendering(seed=104, share=0.5, travelling=0.25),
     "foreign": Rendering(seed=105, foreign=True),
+    "clamped": Rendering(seed=106, share=0.5, clamped=0.1),
+    "pairs": Rendering(seed=107, share=0.75, pairs=0.4),
 }
 
 
@@ -99,6 +105,8 @@ class Cohorts:
             confound=plan.confound,
             missing=plan.missing,
             travelling=round(count * plan.travelling),
+            clamped=round(count * plan.clamped),
+            pairs=round(count * plan.pairs),
             foreign=plan.foreign,
             counterfactuals=plan.judged or plan.foreign,
             progress=progress,

@@ -297,5 +297,19 @@ ROWS: tuple[Row, ...] = (
     ),
     _plain("beta_vae", "beta-VAE", "No labels."),
     _plain("diva", "DIVA", "Labels of anatomy and scanner, no masks."),
+    Row("gvae", "GVAE", "No labels; scans of one person share their anatomy.", Training("gvae", cohort="travelling")),
+    Row(
+        "ml_vae",
+        "ML-VAE",
+        "No labels; scans of one person share their anatomy.",
+        Training("ml_vae", cohort="travelling"),
+    ),
+    Row(
+        "ada_gvae",
+        "Ada-GVAE",
+        "No labels; pairs that differ in one or two factors.",
+        Training("ada_gvae", cohort="pairs"),
+    ),
+    Row("dc_ign", "DC-IGN", "No labels; groups in which one factor varies.", Training("dc_ign", cohort="clamped")),
 )
 """By importance."""
