@@ -169,6 +169,17 @@ def test_a_lock_is_held_by_one_at_a_time_and_given_back(tmp_path):
     assert time.monotonic() - start < 0.5
 
 
+def test_a_row_that_fails_costs_no_other_and_is_reported_at_the_end(tmp_path, counted, monkeypatch):
+    def fails(place, row, seed, progress):
+        raise UsageError("no such luck")
+
+    monkeypatch.setattr(running, "ROWS", (Row("bad", "Bad", "", fails), *running.ROWS))
+    with pytest.raises(UsageError, match="no such luck"):
+        bench(tmp_path, seeds=1)
+    assert sorted(counted) == [("a", 0), ("b", 0), ("c", 0)]
+    assert not result_path(tmp_path, "bad", 0).exists()
+
+
 def test_results_of_another_size_are_refused(tmp_path, counted):
     bench(tmp_path, seeds=1, steps=10)
     with pytest.raises(UsageError, match="10 steps"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from medisent.bench.claims import claimed, wait_for
@@ -12,6 +13,7 @@ from medisent.cohorts import read_table
 from medisent.evaluation.material import TRUTHS
 from medisent.files import write_text
 from medisent.phantoms import write_cohort
+from medisent.phantoms.cohort import LABELS
 from medisent.progress import Progress
 
 TABLE = "cohort.tsv"
@@ -26,7 +28,6 @@ class Rendering:
         seed: Of its heads and scanners; another seed is other people and other scanners.
         share: How many heads, relative to what the benchmark was asked for.
         confound: Correlation of log tumour volume and log gain.
-        missing: Share of labels left out.
         travelling: Share of the heads that every scanner sees.
         clamped: Share of the heads that are clamped groups of each factor.
         pairs: Share of the heads that are pairs.
@@ -37,7 +38,6 @@ class Rendering:
     seed: int
     share: float = 1.0
     confound: float = 0.0
-    missing: float = 0.0
     travelling: float = 0.0
     clamped: float = 0.0
     pairs: float = 0.0
@@ -50,10 +50,9 @@ RENDERINGS = {
     "held": Rendering(seed=101, share=0.6, judged=True),
     "confounded": Rendering(seed=102, confound=0.8),
     "opposite": Rendering(seed=103, share=0.6, confound=-0.8, judged=True),
-    "missing": Rendering(seed=0, missing=0.5),
     "travelling": Rendering(seed=104, share=0.5, travelling=0.25),
     "foreign": Rendering(seed=105, foreign=True),
-    "clamped": Rendering(seed=106, share=0.5, clamped=0.1),
+    "clamped": Rendering(seed=106, share=0.3, clamped=0.1),
     "pairs": Rendering(seed=107, share=0.75, pairs=0.4),
 }
 
@@ -75,9 +74,10 @@ class Cohorts:
     side: int = 32
 
     def table(self, name: str, progress: Progress) -> Path:
-        """The table of a cohort: one of ``RENDERINGS``, or ``mixed`` (to train on) or ``far`` (to judge on).
+        """The table of a cohort: one of ``RENDERINGS``, or a table that is made from those.
 
-        ``mixed`` holds one foreign scanner's heads among the ordinary ones, ``far`` other heads of that very scanner.
+        ``missing`` is ``plain`` without half of its labels. ``mixed``, to train on, holds one foreign scanner's heads
+        among the ordinary ones; ``far``, to judge on, other heads of that very scanner.
         """
         path = self.folder / name / TABLE
         ready, lock = self.folder / f"{name}.ready", self.folder / f"{name}.lock"
@@ -94,6 +94,9 @@ class Cohorts:
         if name in ("mixed", "far"):
             self._share_out(progress)
             return
+        if name == "missing":
+            self._forget(progress)
+            return
         plan = RENDERINGS[name]
         count = max(12, round(self.subjects * plan.share))
         table = write_cohort(
@@ -103,7 +106,6 @@ class Cohorts:
             spacing_mm=self.spacing_mm,
             shape=(self.side, self.side, self.side),
             confound=plan.confound,
-            missing=plan.missing,
             travelling=round(count * plan.travelling),
             clamped=round(count * plan.clamped),
             pairs=round(count * plan.pairs),
@@ -113,6 +115,13 @@ class Cohorts:
         )
         if plan.judged:
             _write(read_table(table).assign(split="test"), table)
+
+    def _forget(self, progress: Progress) -> None:
+        """Empty half of the cells of each label, with its mask, outside the test split."""
+        rows, chance = _elsewhere(self.table("plain", progress)), np.random.default_rng(108)
+        for names in LABELS:
+            rows.loc[(chance.random(len(rows)) < 0.5) & (rows["split"] != "test"), list(names)] = ""
+        _write(rows, self.folder / "missing" / TABLE)
 
     def _share_out(self, progress: Progress) -> None:
         """Deal the heads of one foreign scanner to both tables: those with counterfactuals are judged."""

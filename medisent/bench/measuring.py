@@ -69,31 +69,33 @@ class Judge:
 
 
 def figures_of_codes(
-    codes: Float[np.ndarray, "scans latents"], judge: Judge, partition: Partition | None, seed: int
+    codes: Float[np.ndarray, "scans latents"], judge: Judge, partition: Partition | None, seed: int, *, latents: bool
 ) -> Figures:
     """What codes tell: of the whole code the factors; of blocks what leaks; of the latents how they are apart.
 
     Arguments:
         codes: One row a judged scan.
         judge: The truth.
-        partition: Which latents belong to whom; None, or a single block, is a code without parts.
+        partition: Which latents belong to whom; None is a code whose parts nothing has set apart.
         seed: Of folds.
+        latents: Whether single latents are meant to mean something, so that their separation is measured.
     """
     people = np.array(judge.subjects)
     everything = {"code": range(codes.shape[1])}
-    blocks = {n: range(b.start, b.start + b.size) for n, b in (partition or {}).items() if b.size}
     probe = leakage(codes, everything, judge.labels, groups=people, seed=seed)["code"]
-    # What supervision has never parted is one code.
-    anatomy = [i for n, where in blocks.items() if partition and partition[n].role == "anatomy" for i in where]
-    found = held_out_site(codes[:, anatomy or slice(None)], judge, seed)
-    figures = Figures(probe=probe, site=found, site_chance=_most_frequent(judge.sites))
+    anatomy = slice(None) if partition is None else partition.of_role("anatomy").numpy()
+    figures = Figures(
+        probe=probe,
+        site=held_out_site(codes[:, anatomy], judge, seed),
+        site_chance=_most_frequent(judge.sites),
+        separation=separation_of(codes, judge, seed) if latents else {},
+    )
     if partition is None:
         return figures
-    separation = separation_of(codes, judge, seed)
-    leaks = leakage(codes, blocks, judge.labels, groups=people, seed=seed) if len(blocks) > 1 else {}
+    blocks = {name: range(b.start, b.start + b.size) for name, b in partition.items() if b.size}
+    leaks = leakage(codes, blocks, judge.labels, groups=people, seed=seed)
     return replace(
         figures,
-        separation=separation,
         leak_to_anatomy=_worst(leaks, partition, "nuisance"),
         leak_to_nuisance=_worst(leaks, partition, "anatomy"),
     )
@@ -138,7 +140,10 @@ def figures_of_model(
     material = judge.material(trained.study, progress)
     read = abducted(network, material.batch)
     codes = read.q.loc if apart is judge else _codes(trained, apart, progress)
-    figures = figures_of_codes(codes.double().numpy(), apart, network.partition, seed)
+    study = trained.study
+    told = bool(study.factors or study.scanner.factors or study.supervision)
+    partition = network.partition if told else None
+    figures = figures_of_codes(codes.double().numpy(), apart, partition, seed, latents=True)
     readout, inside = {}, {}
     for name, (estimate, low, high) in _estimates(trained, ranges(trained, read)):
         truth = judge.labels[name].to_numpy()

@@ -197,7 +197,7 @@ def _linear(place: Place, seed: int, progress: Progress, *, harmonised: bool) ->
         seen, new = _harmonised(seen, list(rows["site"])), _harmonised(new, list(judge.sites))
     linear = Linear.fitted(seen, known)
     readout = {name: r2(linear.read(name, new), judge.labels[name].to_numpy()) for name in COLUMNS}
-    return linear, replace(figures_of_codes(linear.codes(new), judge, None, seed), readout=readout)
+    return linear, replace(figures_of_codes(linear.codes(new), judge, None, seed, latents=False), readout=readout)
 
 
 def _harmonised(scans: np.ndarray, sites: list[str]) -> np.ndarray:

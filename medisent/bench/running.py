@@ -57,9 +57,13 @@ def bench(
     rows = _chosen(only)
     place = _quick_place(out) if quick else Place(out, Cohorts(out / "cohorts", subjects), steps)
     _hold_size(place)
-    while _pass(place, rows, seeds, progress):
+    failed: dict[Path, Exception] = {}
+    while _pass(place, rows, seeds, failed, progress):
         write_standing(out, ROWS, place.size)
-    return write_standing(out, ROWS, place.size)
+    standing = write_standing(out, ROWS, place.size)
+    for error in failed.values():  # not before: one row that fails must not cost the others
+        raise error
+    return standing
 
 
 def _quick_place(out: Path) -> Place:
@@ -87,16 +91,31 @@ def _hold_size(place: Place) -> None:
         )
 
 
-def _pass(place: Place, rows: Sequence[Row], seeds: int, progress: Progress) -> bool:
-    """Make the next piece that is neither made nor held by another; False if there is none."""
+def _pass(place: Place, rows: Sequence[Row], seeds: int, failed: dict[Path, Exception], progress: Progress) -> bool:
+    """Make the next piece that is neither made nor held by another; False if there is none.
+
+    Arguments:
+        place: Where.
+        rows: To be made.
+        seeds: How many trainings a row has.
+        failed: The pieces that could not be made and why; receives the next one.
+        progress: Is told how far the work is.
+    """
     for seed in range(seeds):
         for row in rows:
             path = result_path(place.out, row.name, seed)
-            if path.is_file() or not (row.needs is None or result_path(place.out, row.needs, seed).is_file()):
+            if (
+                path.is_file()
+                or path in failed
+                or not (row.needs is None or result_path(place.out, row.needs, seed).is_file())
+            ):
                 continue
             with claimed(path.with_suffix(".lock")) as mine:
                 if mine and not path.is_file():
-                    _make(place, row, seed, path, progress)
+                    try:
+                        _make(place, row, seed, path, progress)
+                    except Exception as error:
+                        failed[path] = error
                     return True
     return False
 
