@@ -17,7 +17,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Leak:
-    """The worst that a block tells of a factor of the other role.
+    """The most that any block tells of a factor that is not its own.
 
     Attributes:
         r2: Held-out R2.
@@ -55,6 +55,8 @@ class Figures:
         readout: R2 by factor, of the method's own estimates.
         coverage: By factor, the share of truths inside the 90 % interval.
         probe: R2 by factor, read from the whole code by ridge or boosted trees, cross-fitted by subject.
+        own: R2 by factor, read from its own block alone in the same way.
+        leak_between: From a factor's block to any other factor.
         leak_to_anatomy: From nuisance blocks to anatomy factors.
         leak_to_nuisance: From anatomy blocks to nuisance factors.
         site: Share of scans whose site a logistic regression tells from the anatomy blocks, cross-fitted.
@@ -67,6 +69,8 @@ class Figures:
     readout: Mapping[str, float] = field(default_factory=dict)
     coverage: Mapping[str, float] = field(default_factory=dict)
     probe: Mapping[str, float] = field(default_factory=dict)
+    own: Mapping[str, float] = field(default_factory=dict)
+    leak_between: Leak | None = None
     leak_to_anatomy: Leak | None = None
     leak_to_nuisance: Leak | None = None
     site: float | None = None
@@ -112,7 +116,7 @@ def read_result(path: Path) -> Result:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         parts = found["figures"]
-        for name in ("leak_to_anatomy", "leak_to_nuisance"):
+        for name in ("leak_between", "leak_to_anatomy", "leak_to_nuisance"):
             parts[name] = Leak(**parts[name]) if parts[name] else None
         parts["edits"] = {edit: Edit(**scores) for edit, scores in parts["edits"].items()}
         return Result(found["row"], found["seed"], found["steps"], found["seconds"], Figures(**parts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,8 +96,10 @@ def figures_of_codes(
     leaks = leakage(codes, blocks, judge.labels, groups=people, seed=seed)
     return replace(
         figures,
-        leak_to_anatomy=_worst(leaks, partition, "nuisance"),
-        leak_to_nuisance=_worst(leaks, partition, "anatomy"),
+        own={name: leaks[name][name] for name in leaks if name in COLUMNS},
+        leak_between=_worst(p for p in _pairs(leaks) if p.block in COLUMNS and p.block != p.factor),
+        leak_to_anatomy=_worst(_across(leaks, partition, "nuisance")),
+        leak_to_nuisance=_worst(_across(leaks, partition, "anatomy")),
     )
 
 
@@ -168,14 +170,16 @@ def _estimates(
             yield name, values.double().numpy().T
 
 
-def _worst(leaks: Mapping[str, Mapping[str, float]], partition: Partition, role: Role) -> Leak | None:
-    """The most that a block of one role tells of a factor of the other."""
-    pairs = [
-        Leak(told, block, name)
-        for block, row in leaks.items()
-        for name, told in row.items()
-        if partition[block].role == role and COLUMNS[name][0] != role
-    ]
+def _pairs(leaks: Mapping[str, Mapping[str, float]]) -> Iterator[Leak]:
+    return (Leak(told, block, name) for block, row in leaks.items() for name, told in row.items())
+
+
+def _across(leaks: Mapping[str, Mapping[str, float]], partition: Partition, role: Role) -> Iterator[Leak]:
+    """What blocks of one role tell of factors of the other."""
+    return (p for p in _pairs(leaks) if partition[p.block].role == role and COLUMNS[p.factor][0] != role)
+
+
+def _worst(pairs: Iterable[Leak]) -> Leak | None:
     return max(pairs, key=lambda leak: leak.r2, default=None)
 
 

@@ -173,6 +173,10 @@ def _probed(name: str) -> Callable[[Figures], float | None]:
     return lambda figures: figures.probe.get(name)
 
 
+def _owned(name: str) -> Callable[[Figures], float | None]:
+    return lambda figures: figures.own.get(name)
+
+
 def _metric(name: str) -> Callable[[Figures], float | None]:
     return lambda figures: figures.separation.get(name)
 
@@ -227,6 +231,15 @@ KINDS = (
         "R2 of ridge regression or boosted trees on all latents, whichever is better, cross-fitted by subject. For "
         "codes without blocks this takes the place of a readout.",
         tuple(Column(head, _probed(name)) for head, name in (*_FACTORS.items(), ("contrast", "contrast"))),
+    ),
+    Kind(
+        "Blocks and their factors",
+        "R2 of ridge regression or boosted trees, whichever is better, cross-fitted by subject: of a factor from its "
+        "own block, and the worst pair of a factor's block and another factor.",
+        (
+            *(Column(head, _owned(name)) for head, name in (*_FACTORS.items(), ("contrast", "contrast"))),
+            Column("worst other", lambda f: _r2(f.leak_between)),
+        ),
     ),
     Kind(
         "Leakage between the partitions",
