@@ -21,10 +21,12 @@ from medisent.cohorts import load_cohort, read_cohort
 from medisent.config import NetworkSettings, Study, load_study
 from medisent.errors import CohortError, UsageError
 from medisent.evaluation import Evaluation, evaluate
-from medisent.evaluation.edits import edit_scores, make, median_interval, trio_of
+from medisent.evaluation.attributions import integrated_gradients, occlusion
+from medisent.evaluation.edits import Crowd, edit_scores, median_interval
 from medisent.evaluation.images import brighter, steeper
+from medisent.evaluation.making import in_both_orders, make, trio_of
 from medisent.evaluation.material import gathered
-from medisent.evaluation.rulers import Trio, effect, effect_error
+from medisent.evaluation.rulers import Structure, Trio, effect, effect_error
 from medisent.evaluation.separation import readout_of
 from medisent.factors import Circular, Nominal, Positive, Real
 from medisent.formats import read
@@ -33,7 +35,7 @@ from medisent.phantoms import write_cohort
 from medisent.phantoms.cohort import Truth
 from medisent.phantoms.sampling import Plan, sample
 from medisent.progress import Silence
-from medisent.readings import read_batch
+from medisent.readings import abducted, ranges, read_batch
 
 CONTRACT = {
     "readout": {"r2", "mae", "coverage90"},
@@ -115,7 +117,11 @@ def edits_beside(table: Path, folder: Path, **columns: object) -> Path:
 
 
 def scored(trained: Trained, table: Path):
-    return edit_scores(trained, gathered(trained.study, table, "test", Silence()), lambda: None)
+    material = gathered(trained.study, table, "test", Silence())
+    found = abducted(trained.network, material.batch)
+    values = {name: part[:, 0].double().numpy() for name, part in ranges(trained, found).items()}
+    edits = edit_scores(trained, material, Crowd(found.q, values, material.subjects), lambda: None)
+    return edits.scores, edits.typical, edits.notes
 
 
 def test_the_json_has_every_key_of_the_contract_and_only_finite_numbers(evaluation):
@@ -176,6 +182,73 @@ def test_nothing_that_is_written_names_a_subject_or_a_file(evaluation, table):
 
 def test_doing_nothing_stands_beside_every_edit_and_an_edit_for_nothing_changes_nothing(evaluation):
     assert all(score.rce_noop == 1 and score.composition == 0 for score in evaluation.counterfactual.values())
+
+
+def test_what_is_perfect_for_doing_nothing_is_said_beside_it(evaluation):
+    for score in evaluation.counterfactual.values():
+        assert (score.effect_error_noop, score.reversibility_noop, score.composition_noop) == (1, 0, 0)
+        assert score.off_target_noop is not None or score.off_target is None
+        assert 0 < score.cld_noop <= 1
+
+
+def test_errors_inside_and_outside_of_the_change_add_up_where_one_scan_is_measured(trained, table, tmp_path):
+    found, _, _ = scored(trained, edits_beside(table, tmp_path))
+    (score,) = found.values()
+    assert score.rce_inside + score.rce_outside == pytest.approx(score.rce)
+
+
+def test_effects_are_told_in_the_factor_s_unit_beside_what_was_asked(evaluation):
+    tumour = evaluation.counterfactual["tumour_volume+=15"]
+    assert (tumour.asked, tumour.unit) == (15, "mL")
+    assert tumour.missed == pytest.approx(15 * tumour.effect_error)
+
+
+def test_what_a_gain_does_to_structures_is_not_asked_and_what_an_edit_does_to_others_is(evaluation):
+    assert set(evaluation.side_effects["tumour_volume+=15"]) == {"ventricle_volume"}
+    assert set(evaluation.side_effects["ventricle_volume*=1.6"]) == {"tumour_volume"}
+    assert all(0 <= s.ml <= s.most_ml for found in evaluation.side_effects.values() for s in found.values())
+
+
+def test_a_gain_and_an_exponent_come_to_the_same_in_either_order(evaluation):
+    assert set(evaluation.commutativity) >= {"brightness*=1.5, contrast*=1.2"}
+    assert all(share >= 0 for share in evaluation.commutativity.values())
+
+
+def test_maps_are_scored_beside_gradients_and_occlusion(evaluation):
+    assert set(evaluation.maps) == {"tumour_volume", "ventricle_volume"}
+    for score in evaluation.maps.values():
+        assert score.noop == 0
+        assert all(-1 <= part <= 1 for part in (score.ncc, score.integrated_gradients, score.occlusion))
+
+
+def test_gradients_add_up_to_what_the_readout_gains_over_air(trained, table):
+    material = gathered(trained.study, None, "test", Silence())
+    batch = material.batch[torch.tensor([0])]
+    network = trained.network
+
+    def told(scan):
+        found = network.abduct(replace(batch, scan=scan))
+        return float(network.volumes(found.masks)[0, 0])
+
+    with torch.no_grad():
+        gained = told(batch.scan) - told(torch.zeros_like(batch.scan))
+    assert integrated_gradients(network, batch, "tumour_volume").sum() == pytest.approx(gained, rel=0.1, abs=0.5)
+
+
+def test_occlusion_is_nothing_where_there_is_no_tissue(trained, table):
+    material = gathered(trained.study, None, "test", Silence())
+    batch = material.batch[torch.tensor([0])]
+    hidden = occlusion(trained.network, batch, ["tumour_volume", "head_size"])
+    assert set(hidden) == {"tumour_volume", "head_size"}
+    assert all(m[:4, :4, :4].any() == bool((batch.scan[0, 0, :4, :4, :4] > 0.3).any()) for m in hidden.values())
+    assert hidden["tumour_volume"].any()
+
+
+def test_one_edit_alone_has_no_order(trained, table):
+    material = gathered(trained.study, None, "test", Silence())
+    reading = read_batch(trained, [read(material.cohort.rows[0].scan)])[0]
+    made = make(trained, reading, material.truths[0])
+    assert list(in_both_orders(trained, [(made, reading)])) == []
 
 
 def test_a_gain_moves_no_anatomy_and_its_edit_is_nearly_the_truth(evaluation):
@@ -322,6 +395,25 @@ def test_the_truth_is_perfect_and_the_scan_itself_is_no_effect_by_every_ruler(he
 def test_rulers_read_how_much_of_an_edit_was_made(head, factor, within, share):
     trio = Trio.of(versions(head, factor, 0), versions(head, factor, share), versions(head, factor, 1), SPACING)
     assert effect(factor, trio) == pytest.approx(share, abs=within)
+
+
+def test_a_structure_that_grows_is_read_in_ml_and_one_that_stays_is_not(head):
+    scan = versions(head, "ventricle_volume", 0).astype(float)
+    wider = head.with_ventricles(head.ventricle_ml + 2).scan().astype(float)
+    larger = head.with_tumour(head.tumour_ml + 2).scan().astype(float)
+    ventricles, tumour = (Structure.of(scan, mask, SPACING) for mask in (head.masks.ventricles, head.masks.tumour))
+    everywhere = np.ones(scan.shape, dtype=bool)
+    assert ventricles.difference_ml(scan, scan, everywhere) == 0
+    assert ventricles.difference_ml(wider, scan, everywhere) == pytest.approx(2, rel=0.3)
+    assert 2 < tumour.difference_ml(larger, scan, everywhere) < 5  # a rim and a core move: it never says too little
+    away = ~Trio.of(scan, wider, wider, SPACING).support
+    assert tumour.difference_ml(wider, scan, away) < 0.2
+
+
+def test_a_structure_that_is_not_there_is_no_ruler(head):
+    scan = versions(head, "brightness", 0).astype(float)
+    assert Structure.of(scan, np.zeros(scan.shape), SPACING) is None
+    assert Structure.of(np.ones(scan.shape), head.masks.tumour, SPACING) is None
 
 
 def test_the_opposite_edit_has_a_negative_effect(head):

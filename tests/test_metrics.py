@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
+from torch.distributions import Independent, Normal, kl_divergence
 
 from medisent import metrics
 from medisent.errors import UsageError
@@ -389,6 +391,19 @@ def test_a_code_that_obeys_one_factor_each_is_fair_and_a_mixed_one_is_not():
         metrics.unfairness(factors.astype(float), factors, np.zeros((3, 4, 2)))
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
+def test_scores_of_batches_and_interventions_are_numbers_whatever_the_scale_of_the_codes(scale):
+    rng = np.random.default_rng(0)
+    index, spread = rng.integers(0, 3, 40), scale * rng.uniform(0.5, 1, size=(40, 4))
+    factors = np.stack([rng.integers(0, 2, 40), np.zeros(40, dtype=int)], axis=1)  # the second never varies
+    found = (
+        metrics.beta_vae(spread[:30], index[:30], spread[30:], index[30:]),
+        metrics.factor_vae(index, spread, spread.mean(axis=0)),
+        metrics.unfairness(spread, factors, np.stack([spread[:8]] * 3)),
+    )
+    assert all(math.isfinite(part) for score in found for part in vars(score).values())
+
+
 # Readouts -------------------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +456,28 @@ def test_scans_of_new_subjects_are_covered_as_often_as_promised():
         radius = metrics.conformal_quantile(np.abs(rng.normal(size=len(groups))) * subject[groups], 0.8, groups)
         inside.append(abs(rng.normal()) * subject[20] <= radius)
     assert 0.76 < np.mean(inside) < 0.92
+
+
+# Latents --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_of_normal_latents_is_that_of_torch():
+    rng = np.random.default_rng(0)
+    loc, scale = rng.normal(size=(5, 3)), rng.uniform(0.2, 2, size=(5, 3))
+    one = Independent(Normal(torch.tensor(loc), torch.tensor(scale)), 1)
+    other = Independent(Normal(torch.tensor(loc[0]), torch.tensor(scale[0])), 1)
+    found = metrics.normal_divergence(loc, scale, loc[0], scale[0])
+    assert found == pytest.approx(kl_divergence(one, other).numpy())
+    assert found[0] == pytest.approx(0)
+
+
+def test_an_edit_is_minimal_between_its_own_kind_and_the_others():
+    own, others = np.array([1.0, 2.0, 3.0]), np.array([8.0, 9.0, 10.0])
+    nothing, between, beyond = (metrics.counterfactual_latent_divergence(d, others, own) for d in (0.0, 5.0, 20.0))
+    assert between == 0
+    assert nothing == pytest.approx(math.log(0.8 + 0.2 * math.e))
+    assert beyond == pytest.approx(math.log(0.8 * math.e + 0.2))
+    assert math.isnan(metrics.counterfactual_latent_divergence(1.0, np.zeros(0), own))
 
 
 # Images ---------------------------------------------------------------------------------------------------------------

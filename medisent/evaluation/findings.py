@@ -51,6 +51,15 @@ class EditScore:
         composition: Largest voxel difference, over all scans, of an edit that asks for nothing, in the scan's unit.
         reversibility: Size of what is left after editing there and back, relative to the size of the edit (both root
             mean squares).
+        rce_inside: The part of the RCE where the truth changes.
+        rce_outside: The part of it elsewhere.
+        effect: What was made of the true effect, as the ruler sees it: 1 is all of it, 0 nothing.
+        asked: The true change, in the factor's unit.
+        missed: By how much the effect misses the true one, in the factor's unit.
+        unit: That unit.
+        off_target_noop: What doing nothing scores off target.
+        cld: Counterfactual latent divergence: how minimal the edit is, less is better (see ``metrics``).
+        cld_noop: What doing nothing scores.
         n: How many scans.
         failed: In how many of them the model could not make the edit; these count as scans left as they were.
     """
@@ -62,9 +71,55 @@ class EditScore:
     off_target: float | None
     composition: float
     reversibility: float | None
+    rce_inside: float | None
+    rce_outside: float | None
+    effect: float | None
+    asked: float | None
+    missed: float | None
+    unit: str
+    off_target_noop: float | None
+    cld: float | None
+    cld_noop: float | None
     n: int
     failed: int = 0
     rce_noop: float = 1.0
+    effect_error_noop: float = 1.0
+    composition_noop: float = 0.0
+    reversibility_noop: float = 0.0
+
+
+@dataclass(frozen=True)
+class SideEffect:
+    """What an edit does to a structure that it should leave alone; medians over scans.
+
+    Attributes:
+        ml: How much of the structure is more or less than it should be, where the truth does not change.
+        most_ml: The largest over scans.
+        n: How many scans.
+    """
+
+    ml: float
+    most_ml: float
+    n: int
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """How much a factor's map is like the true difference: normalised cross-correlations, medians over scans.
+
+    Attributes:
+        ncc: Of the model's factor map.
+        integrated_gradients: Of integrated gradients of the same readout.
+        occlusion: Of occlusion of the same readout.
+        n: How many scans.
+        noop: Of a map that is empty.
+    """
+
+    ncc: float
+    integrated_gradients: float
+    occlusion: float
+    n: int
+    noop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +163,13 @@ class Evaluation:
         leakage_by_labels: For pairs that leak, how well the labels of the block's own factor predict the other one.
         disentanglement: By metric.
         counterfactual: By edit, as the cohort's table of true counterfactuals writes it.
+        side_effects: By edit and structure.
+        commutativity: By two edits: what remains between their two orders, relative to their size.
+        maps: By factor.
         reconstruction: On the model's grid.
         robustness: By anatomy factor.
         notes: What a reader must know, among it what could not be measured, and why.
+        definitions: How the figures were measured.
         pictures: Captions and PNG files.
     """
 
@@ -123,9 +182,13 @@ class Evaluation:
     leakage_by_labels: Mapping[str, Mapping[str, float]]
     disentanglement: Mapping[str, Score]
     counterfactual: Mapping[str, EditScore]
+    side_effects: Mapping[str, Mapping[str, SideEffect]]
+    commutativity: Mapping[str, float]
+    maps: Mapping[str, MapScore]
     reconstruction: Reconstruction
     robustness: Mapping[str, tuple[Disturbance, ...]]
     notes: tuple[str, ...]
+    definitions: tuple[str, ...] = ()
     pictures: tuple[tuple[str, bytes], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -137,6 +200,12 @@ class Evaluation:
             "leakage": self.leakage,
             "disentanglement": {name: vars(score) for name, score in self.disentanglement.items()},
             "counterfactual": {edit: vars(score) for edit, score in self.counterfactual.items()},
+            "off_target_ml": {
+                edit: {name: vars(effect) for name, effect in found.items()}
+                for edit, found in self.side_effects.items()
+            },
+            "commutativity": self.commutativity,
+            "maps": {name: vars(score) for name, score in self.maps.items()},
             "reconstruction": vars(self.reconstruction),
             "robustness": {name: {d.edit: d.moved for d in found} for name, found in self.robustness.items()},
             "leakage_floor": self.leakage_floor,
@@ -144,6 +213,7 @@ class Evaluation:
             "split": self.split,
             "seed": self.seed,
             "notes": list(self.notes),
+            "definitions": list(self.definitions),
         }
         plain: dict[str, Any] = _plain(found)
         return plain
@@ -154,10 +224,15 @@ class Evaluation:
         for score in shown["counterfactual"].values():
             low, high = score.pop("rce_low"), score.pop("rce_high")
             score["rce"] = {"value": score["rce"], "low": low, "high": high}
-        for part in ("notes", "split", "seed"):
+        for part in ("notes", "definitions", "split", "seed"):
             del shown[part]
-        title = f"Evaluation on the {self.split} split"
-        return evaluation_page(shown, title=title, notes=self.notes, pictures=self.pictures)
+        return evaluation_page(
+            shown,
+            title=f"Evaluation on the {self.split} split",
+            notes=self.notes,
+            definitions=self.definitions,
+            pictures=self.pictures,
+        )
 
     def save(self, folder: Path) -> None:
         """Write ``evaluation.json`` and ``evaluation.html`` into a folder.

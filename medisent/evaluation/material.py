@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +68,21 @@ class Material:
         values = self.batch.values.double().numpy()
         columns = {factor.name: (factor, values[:, i]) for i, factor in enumerate(self.cohort.factors)}
         return {name: (factor, column) for name, (factor, column) in columns.items() if np.isfinite(column).any()}
+
+    def true_change(self, truth: Truth) -> float:
+        """By how much a true counterfactual differs from its scan in the factor, in its unit; NaN is unknown."""
+        factor, values = self.labelled().get(truth.wish.name, (None, np.full(len(self.cohort), np.nan)))
+        present, operation = float(values[truth.row]), truth.wish.operation
+        if factor is None or factor.kind in ("ordinal", "categorical"):
+            return math.nan
+        number = float(truth.wish.value)
+        return number if operation == "+=" else present * (number - 1) if operation == "*=" else number - present
+
+
+def evenly(rows: Sequence[int], most: int) -> list[int]:
+    """At most so many of the rows, evenly spread over them."""
+    step = max(1, -(-len(rows) // most))
+    return list(rows[::step])
 
 
 def gathered(study: Study, table: Path | None, split: str, progress: Progress) -> Material:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from medisent.checkpoints import Trained
-from medisent.evaluation.edits import edit_scores, make, trio_of
+from medisent.evaluation.attributions import map_scores
+from medisent.evaluation.edits import Crowd, edit_scores
 from medisent.evaluation.findings import EditScore, Evaluation
 from medisent.evaluation.images import reconstruction_of, robustness_of
+from medisent.evaluation.making import make, trio_of
 from medisent.evaluation.material import Material, gathered
 from medisent.evaluation.pictures import scatter, triple
 from medisent.evaluation.separation import readout_of, separation_of
@@ -18,16 +20,37 @@ from medisent.formats import read
 from medisent.progress import Progress, Silence
 from medisent.readings import abducted, ranges, read_batch
 
-_DEFINITIONS = (
+_OF_EDITS = (
     "Every edit starts from what the model itself reads in the scan. Its RCE is the median scan's, with the 95 % "
-    "interval of that median.",
-    "Effect error is measured on the voxels by rulers that are not the model: for brightness the typical intensity of "
-    "tissue, for contrast the slope of log intensity over the scan's own, for all else the amount of change within "
-    "12 mm of where the truth changes. It is the distance from the true effect, relative to it.",
+    "interval of that median; inside and outside of where the truth changes noticeably (more than 2 % of its "
+    "largest change) add up to it, scan by scan.",
+    "Effect is measured on the voxels by rulers that are not the model: for brightness the typical intensity of "
+    "tissue, for contrast the slope of log intensity over the scan's own, for all else the amount of change "
+    "within 12 mm of where the truth changes. Effect error is its distance from the true effect, relative to it; "
+    "missed is the same in the factor's unit, and asked the true change.",
     "Off target is the mean absolute error outside of what truly changes, relative to the mean true change inside.",
-    "Reversibility: the edited scan is read afresh and the factor moved back; what is left, relative to the edit.",
+    "Off target in mL: the error near another structure with a known mask, where the truth does not change, over that "
+    "structure's own contrast; more and less of it count alike.",
+    "Composition: the largest voxel difference that an edit for nothing makes, in the scan's unit. Reversibility: "
+    "the edited scan is read afresh and the factor moved back; what is left, relative to the edit. Commutativity: "
+    "of two edits, reading afresh between them, what lies between the two orders, relative to both together; at "
+    "most 12 scans.",
+    "CLD, the counterfactual latent divergence: log(0.8 exp P1 + 0.2 exp P2), with P1 the share of other scans "
+    "with the wanted value that the model sees nearer to the scan than its edit, and P2 the share of those with "
+    "the present value that it sees further away. 0 is best, 1 worst; a fifth of the scans count as having a "
+    "value.",
+    "Doing nothing has perfect composition, reversibility and commutativity, and a good CLD. Only the RCE tells.",
 )
-_ROBUSTNESS = (
+_OF_MAPS = (
+    "Maps: correlation over voxels with the true change of the edit, in at most 8 scans. The factor map is half "
+    "the difference of two small edits; integrated gradients (16 steps, from air) and occlusion (cubes of four "
+    "grid voxels) explain what the model reads: of a factor with a mask the mask's volume."
+)
+_OF_LEAKAGE = (
+    "Leakage: R2 on held-out subjects of the better of a ridge regression and boosted trees, in five folds. It is "
+    "below 0 where the mean of the other folds predicts better, as it does where there is nothing to tell."
+)
+_OF_ROBUSTNESS = (
     "Robustness: by what share the anatomy readouts move (median) when a formula changes the voxels' brightness."
 )
 
@@ -60,7 +83,11 @@ def evaluate(
     estimates = {name: values.double().numpy() for name, values in ranges(trained, found).items()}
     robustness = robustness_of(trained, material, found, lambda: progress.advance(1))
     progress.stage("editing scans", len(material.truths))
-    edits, typical, remarks = edit_scores(trained, material, lambda: progress.advance(1))
+    labels = {name: values for name, (_, values) in labelled.items()}
+    known = {name: labels.get(name, values[:, 0]) for name, values in estimates.items()}
+    edits = edit_scores(trained, material, Crowd(found.q, known, material.subjects), lambda: progress.advance(1))
+    progress.stage("comparing maps")
+    maps = map_scores(trained, material, lambda: progress.advance(1))
     progress.stage("measuring separation", 3)
     codes = found.q.loc.double().numpy()
     separation = separation_of(codes, network.partition, material, seed, lambda: progress.advance(1))
@@ -75,13 +102,17 @@ def evaluate(
         leakage_floor=separation.floor,
         leakage_by_labels=separation.by_labels,
         disentanglement=separation.panel,
-        counterfactual=edits,
+        counterfactual=edits.scores,
+        side_effects=edits.side_effects,
+        commutativity=edits.commutativity,
+        maps=maps,
         reconstruction=reconstruction_of(network, found),
         robustness=robustness,
-        notes=(*material.notes, *_notes(trained, material, edits), *remarks, *separation.notes),
+        notes=(*material.notes, *_notes(trained, material, edits.scores), *edits.notes, *separation.notes),
+        definitions=_definitions(bool(edits.scores), bool(maps), bool(separation.leakage)),
         pictures=(
             *([("Estimates against the truth; lines are 90 % intervals.", scatter(read_out))] if read_out else []),
-            *_pictures(trained, material, typical),
+            *_pictures(trained, material, edits.typical),
         ),
     )
 
@@ -105,7 +136,17 @@ def _notes(trained: Trained, material: Material, edits: Mapping[str, EditScore])
             "Edits were not scored: that takes the true counterfactuals of these scans, and the table comes without. "
             "Being consistent with oneself is no score: an edit that does nothing is perfectly so."
         )
-    return [*notes, *(_DEFINITIONS if edits else ()), _ROBUSTNESS]
+    return notes
+
+
+def _definitions(evaluated: bool, mapped: bool, separated: bool) -> tuple[str, ...]:
+    """How what was measured was measured."""
+    return (
+        *(_OF_EDITS if evaluated else ()),
+        *([_OF_MAPS] if mapped else []),
+        *([_OF_LEAKAGE] if separated else []),
+        _OF_ROBUSTNESS,
+    )
 
 
 def _pictures(trained: Trained, material: Material, typical: Mapping[str, int]) -> list[tuple[str, bytes]]:

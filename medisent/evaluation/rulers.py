@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Num
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from medisent.metrics import relative_counterfactual_error
 from medisent.scanners import measured_scale
 
+_TISSUE_MM = 10.0
+_REACH_MM = 9.0
 _NOTICEABLE = 0.02  # of the largest true change
 _NEAR_MM = 12.0
 
@@ -72,6 +74,19 @@ class Trio:
         """
         return relative_counterfactual_error(self.edited, self.scan, self.truth)
 
+    def rce_parts(self) -> tuple[float, float]:
+        """The parts of the RCE inside and outside of the support; they add up to it.
+
+        Raises:
+            UsageError: Nothing truly changes.
+        """
+        inside = self.support
+        one, other = (
+            relative_counterfactual_error(self.edited, self.scan, self.truth, within=where)
+            for where in (inside, ~inside)
+        )
+        return one, other
+
     def off_target(self) -> float:
         """Mean absolute error outside of the support, relative to the mean true change inside; NaN without outside."""
         inside, size = self.support, np.abs(self.wanted)
@@ -79,6 +94,59 @@ class Trio:
             return math.nan
         error = np.abs(self.edited - self.truth)
         return float(error[~inside].mean() / size[inside].mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A structure whose mask is known, as a ruler in mL: how far the scan departs there from the tissue around it.
+
+    A voxel that a structure fills departs from its surroundings by the structure's contrast; a part of a voxel by that
+    part of it. So the departure summed near the structure, over its mean inside the mask, is a volume.
+
+    Attributes:
+        box: The part of the scan that holds the structure and its surroundings; the other arrays are of that part.
+        around: The surrounding tissue, continued to where the structure is.
+        contrast: Departure of a voxel that is full of it: the slope of the departure over the mask.
+        near: Where it is looked for: up to 9 mm beyond the mask.
+        voxel_ml: Volume of a voxel.
+    """
+
+    box: tuple[slice, ...]
+    around: Float[np.ndarray, "a b c"]
+    contrast: float
+    near: Bool[np.ndarray, "a b c"]
+    voxel_ml: float
+
+    @classmethod
+    def of(
+        cls, scan: Float[np.ndarray, "x y z"], mask: Num[np.ndarray, "x y z"], spacing: tuple[float, float, float]
+    ) -> Structure | None:
+        """The ruler of a structure in a scan; None where there is none of it, or nothing by which to tell it."""
+        if not (mask > 0.5).any():
+            return None
+        margins = [math.ceil(3 * _TISSUE_MM / side) for side in spacing]
+        ends = [(int(at.min()), int(at.max())) for at in np.nonzero(mask > 0.1)]
+        box = tuple(slice(max(0, low - m), high + m + 1) for (low, high), m in zip(ends, margins, strict=True))
+        part, inside = scan[box], np.clip(mask[box].astype(np.float64), 0, 1)
+        weight = np.clip(1 - 1.5 * inside, 0, 1) ** 2 * (part > 0)
+        sigma = [_TISSUE_MM / side for side in spacing]
+        around = gaussian_filter(weight * part, sigma) / np.maximum(gaussian_filter(weight, sigma), 1e-9)
+        contrast = float((np.abs(part - around) * inside).sum() / np.square(inside).sum())
+        near = distance_transform_edt(inside <= 0.1, sampling=spacing) <= _REACH_MM
+        return cls(box, around, contrast, near, math.prod(spacing) / 1000) if contrast > 1e-6 * part.max() else None
+
+    def difference_ml(
+        self, one: Float[np.ndarray, "x y z"], other: Float[np.ndarray, "x y z"], where: Bool[np.ndarray, "x y z"]
+    ) -> float:
+        """How much of the structure two images differ by, more or less of it alike, in mL; NaN without any voxel.
+
+        It errs on the side of too much: of 2 mL that the ventricles of six rendered heads gained it made 2.3 to 2.6, of
+        2 mL of tumour, whose rim and core both move, 2.2 to 4.6.
+        """
+        seen = self.near & where[self.box]
+        if not seen.any():
+            return math.nan
+        return float(np.abs(one[self.box] - other[self.box])[seen].sum()) / self.contrast * self.voxel_ml
 
 
 def effect(factor: str, trio: Trio) -> float:

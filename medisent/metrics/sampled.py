@@ -168,13 +168,18 @@ def unfairness(
     rng = np.random.default_rng(seed)
     tables, start = [], 0
     for target in range(len(sizes)):
-        model = GradientBoostingClassifier(random_state=stream).fit(codes_train, factors_train[:, target])
+        levels = factors_train[:, target]
+        model = None
+        if len(np.unique(levels)) > 1:
+            model = GradientBoostingClassifier(random_state=stream).fit(codes_train, levels)
         for other in range(len(sizes)):
             if other == target:
                 continue
             block = intervened_codes[start : start + sizes[other]]
             start += int(sizes[other])
-            predicted = model.predict(block.reshape(-1, block.shape[-1])).reshape(block.shape[:2])
+            points = block.reshape(-1, block.shape[-1])
+            predicted = np.full(block.shape[:2], levels[0]) if model is None else model.predict(points)
+            predicted = predicted.reshape(block.shape[:2])
             tables.append((target, np.eye(int(sizes[target]))[predicted]))
     value = _mean_variation(tables)
     draws = [

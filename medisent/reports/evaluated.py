@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,17 @@ from medisent.reports.pages import data_uri, rendered
 from medisent.reports.words import MISSING, decimals_for, fixed, known, measured, number, percent, sentence, words
 
 SECTIONS = ("readout", "counterfactual", "leakage", "disentanglement", "reconstruction")
+DETAILS = ("rce_inside", "rce_outside", "effect", "asked", "missed", "unit", "n", "failed")
+"""Columns of edits that stand in a table of their own."""
+
+FURTHER = {
+    "off_target_ml": "What an edit does to other structures",
+    "commutativity": "Two edits in either order",
+    "maps": "Maps against what truly changes",
+    "robustness": "Robustness of the anatomy readouts",
+    "leakage_floor": "Leakage by chance",
+    "leakage_by_labels": "Leakage that the labels alone explain",
+}
 COLUMNS = {
     "r2": "R²",
     "mae": "Mean absolute error",
@@ -18,6 +29,18 @@ COLUMNS = {
     "rce": "RCE",
     "effect_error": "Effect error",
     "off_target": "Off target",
+    "rce_inside": "RCE inside",
+    "rce_outside": "RCE outside",
+    "effect": "Effect",
+    "asked": "Asked",
+    "missed": "Missed",
+    "unit": "Unit",
+    "cld": "CLD",
+    "ncc": "Factor map",
+    "integrated_gradients": "Integrated gradients",
+    "occlusion": "Occlusion",
+    "ml": "mL, median",
+    "most_ml": "mL, most",
     "composition": "Composition",
     "reversibility": "Reversibility",
     "psnr": "PSNR, dB",
@@ -93,14 +116,26 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """One of the few figures that matter most: the figure, what it is, and what to hold it against."""
+
+    figure: str
+    what: str
+    against: str
+
+
+@dataclass(frozen=True)
 class EvaluationPage:
     """Everything the template shows."""
 
     title: str
     n: str
+    headlines: tuple[Headline, ...]
     notes: tuple[str, ...]
+    definitions: tuple[str, ...]
     readout: Table | None
     edits: Edits | None
+    details: Table | None
     leakage: Heat | None
     scores: tuple[ScoreRow, ...]
     reconstruction: Table | None
@@ -109,7 +144,12 @@ class EvaluationPage:
 
 
 def evaluation_page(
-    evaluation: Mapping[str, Any], *, title: str, notes: Sequence[str], pictures: Sequence[tuple[str, bytes]] = ()
+    evaluation: Mapping[str, Any],
+    *,
+    title: str,
+    notes: Sequence[str],
+    definitions: Sequence[str] = (),
+    pictures: Sequence[tuple[str, bytes]] = (),
 ) -> str:
     """One HTML page about one model.
 
@@ -118,15 +158,19 @@ def evaluation_page(
             mapping with value, low and high. Sections that are not known here are shown as plain tables.
         title: What was measured.
         notes: What a reader must know first.
+        definitions: How the figures were measured.
         pictures: Captions and PNG files.
     """
     readout, edits, leakage, scores, reconstruction = (_section(evaluation, name) for name in SECTIONS)
     facts = EvaluationPage(
         title=title,
         n=number(evaluation.get("n")),
+        headlines=tuple(_headlines(readout, edits, leakage, _section(evaluation, "maps"))),
         notes=tuple(notes),
+        definitions=tuple(definitions),
         readout=_table(readout) if readout else None,
         edits=_edits(edits) if edits else None,
+        details=_details(edits),
         leakage=_heat(leakage) if leakage else None,
         scores=tuple(_score(name, score) for name, score in scores.items()),
         reconstruction=_table({"all scans": reconstruction}) if reconstruction else None,
@@ -134,6 +178,41 @@ def evaluation_page(
         pictures=tuple((caption, data_uri(png)) for caption, png in pictures),
     )
     return rendered("evaluation", (), facts)
+
+
+def _headlines(
+    readout: Mapping[str, Any], edits: Mapping[str, Any], leakage: Mapping[str, Any], maps: Mapping[str, Any]
+) -> Iterator[Headline]:
+    """How well factors are read, how near edits come to the truth, what leaks most, and how good the maps are."""
+    r2 = {name: found for name, row in readout.items() if (found := _part(row, "r2")) is not None}
+    if r2:
+        worst = min(r2, key=lambda name: r2[name])
+        yield Headline(fixed(r2[worst], 2), "R² of the least well read factor", words(worst))
+    rce = {edit: found for edit, row in edits.items() if (found := _part(row, "rce")) is not None}
+    if rce:
+        worst = max(rce, key=lambda edit: rce[edit])
+        yield Headline(fixed(rce[worst], 2), "RCE of the worst edit; doing nothing scores 1", words(worst))
+    leaks = {
+        (block, name): found
+        for block, row in leakage.items()
+        if isinstance(row, Mapping)
+        for name in row
+        if name != block and (found := _part(row, name)) is not None
+    }
+    if leaks:
+        block, name = max(leaks, key=lambda pair: leaks[pair])
+        yield Headline(fixed(leaks[block, name], 2), "R² of the largest leak", f"{words(name)} from {words(block)}")
+    ncc = {name: found for name, row in maps.items() if (found := _part(row, "ncc")) is not None}
+    if ncc:
+        worst = min(ncc, key=lambda name: ncc[name])
+        against = _part(maps[worst], "integrated_gradients")
+        beside = "" if against is None else f"; integrated gradients {fixed(against, 2)}"
+        yield Headline(fixed(ncc[worst], 2), "correlation of the worst map with the true change", words(worst) + beside)
+
+
+def _part(row: object, key: str) -> float | None:
+    """A figure of a row, where there is one."""
+    return _middle(row.get(key)) if isinstance(row, Mapping) else None
 
 
 def _section(evaluation: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -183,7 +262,8 @@ def _table(rows: Mapping[str, Any]) -> Table:
 
 def _edits(rows: Mapping[str, Any]) -> Edits:
     """Every edit beside doing nothing, which scores an RCE of 1 by definition and is never left out."""
-    keys = ["rce", *(key for key in _keys(rows) if key != "rce" and not key.endswith("_noop"))]
+    known_keys = (key for key in _keys(rows) if key not in DETAILS and not key.endswith("_noop"))
+    keys = ["rce", *(key for key in known_keys if key != "rce")]
     end = max([1.15, *(_middle(row.get("rce")) or 0 for row in rows.values() if isinstance(row, Mapping))])
     edits = []
     for name, row in rows.items():
@@ -201,6 +281,14 @@ def _edits(rows: Mapping[str, Any]) -> Edits:
             )
         )
     return Edits(tuple(_head(key) for key in keys), tuple(edits))
+
+
+def _details(rows: Mapping[str, Any]) -> Table | None:
+    """What else is known of edits: where the error lies, and the effect in the factor's unit."""
+    kept = {
+        name: {key: row[key] for key in DETAILS if key in row} for name, row in rows.items() if isinstance(row, Mapping)
+    }
+    return _table(kept) if any(kept.values()) else None
 
 
 def _middle(value: object) -> float | None:
@@ -241,6 +329,15 @@ def _score(name: str, score: object) -> ScoreRow:
     )
 
 
+def _flat(rows: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rows, those inside of rows brought out: what an edit does to a structure is one row."""
+    if not all(
+        isinstance(row, Mapping) and row and all(isinstance(p, Mapping) for p in row.values()) for row in rows.values()
+    ):
+        return rows
+    return {f"{name}: {words(inner)}": part for name, row in rows.items() for inner, part in row.items()}
+
+
 def _further(evaluation: Mapping[str, Any]) -> list[tuple[str, Table]]:
     """Tables of what the evaluation holds beyond the sections that are explained here."""
     tables, single = [], {}
@@ -248,7 +345,7 @@ def _further(evaluation: Mapping[str, Any]) -> list[tuple[str, Table]]:
         if name in (*SECTIONS, "schema", "n"):
             continue
         if isinstance(value, Mapping) and value:
-            tables.append((sentence(name), _table(value)))
+            tables.append((FURTHER.get(name, sentence(name)), _table(_flat(value))))
         elif isinstance(value, (str, int, float)):
             single[name] = value
     return [*tables, *([("Other figures", _table(single))] if single else [])]
