@@ -174,6 +174,15 @@ def test_a_wrong_key_like_no_other_is_answered_with_all_there_are():
             'kind = "group"',
             "kind is \"group\", but has to be 'groups', 'pairs', 'clamp' or 'ranks'.",
         ),
+        ('share = "anatomy"\n', "", "either what its rows share ('share') or what varies ('vary')"),
+        ('share = "anatomy"', 'share = "anatomy"\nvary = "nuisance"', "either what its rows share"),
+        ('share = "anatomy"', 'vary = "anatmy"', "vary names 'anatmy', which is not a factor or a role. Did you mean"),
+        ('share = "anatomy"', 'share = "anatomy"\norder = "rank"', "belongs to kind 'ranks' and no other"),
+        ('kind = "groups"', 'kind = "ranks"', "'order', the column with the numbers"),
+        ('kind = "groups"', 'kind = "ranks"\norder = "rank"', "'anatomy', which is not a factor with an order"),
+        ('kind = "groups"', 'kind = "clamp"\npool = "mean"', "Kind 'clamp' pools no posteriors"),
+        ('kind = "groups"', 'kind = "groups"\npool = "sum"', "pool is \"sum\", but has to be 'product' or 'mean'."),
+        ('kind = "groups"', 'kind = "groups"\nbatches = 0', "batches is 0, but has to be greater than 0."),
         ("leakage = 0.2", "leakage = 2", "leakage is 2, but has to be less than or equal to 1."),
         ('table = "cohort.tsv"\n', "", "[cohort] needs 'table'."),
         ("shape = [32, 32, 24]\n", "", "[grid] needs 'shape'."),
@@ -192,6 +201,11 @@ def test_what_cannot_be_meant_is_refused_on_its_line(old, new, said):
 def test_a_factor_may_be_told_about_by_what_rows_share():
     study = parse_study(changed('column = "grade"\n', ""), "study.toml")
     assert study.factors[2].column is None
+
+
+def test_a_factor_may_be_told_about_by_what_varies():
+    study = parse_study(changed('column = "grade"\n', "").replace("share =", "vary ="), "study.toml")
+    assert study.supervision[0].vary == ("anatomy",)
 
 
 def test_a_factor_that_nothing_tells_about_is_refused():

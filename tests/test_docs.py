@@ -56,6 +56,22 @@ def test_studies_in_the_documents_are_understood(text):
         parse_study(text, "the document")
 
 
+@pytest.mark.parametrize("text", [b for b in blocks("toml") if b.values[0].startswith("[[supervision]]")])
+def test_supervision_in_the_documents_is_understood(text):
+    study = """[cohort]
+    table = "cohort.tsv"
+    [grid]
+    spacing_mm = 6.0
+    shape = [32, 32, 32]
+    [[factors]]
+    name = "tumour_volume"
+    role = "anatomy"
+    kind = "positive"
+    column = "tumour_ml"
+    """
+    assert parse_study(study + text, "the document").supervision
+
+
 @pytest.mark.parametrize("text", blocks("console"))
 def test_commands_in_the_documents_exist_with_their_options(text):
     known = typer.main.get_command(app).commands
