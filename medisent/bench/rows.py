@@ -26,6 +26,8 @@ from medisent.bench.measuring import COLUMNS, Judge, figures_of_codes, figures_o
 from medisent.checkpoints import Trained, load_model
 from medisent.cohorts import read_table
 from medisent.config import Study, Supervision, Weights, load_study
+from medisent.evaluation.attributions import map_scores
+from medisent.evaluation.findings import MapScore
 from medisent.formats import read
 from medisent.grids import Grid
 from medisent.metrics import r2
@@ -153,6 +155,25 @@ class Editing:
         return 0, Figures(edits=score_edits(material, self.editor(trained)))
 
 
+@dataclass(frozen=True)
+class Explaining:
+    """Maps of a model that another row has trained.
+
+    Attributes:
+        kind: Which maps; from how much each of them is like the true difference.
+        source: The row with the model.
+    """
+
+    kind: Callable[[MapScore], float]
+    source: str = "ours"
+
+    def __call__(self, place: Place, row: str, seed: int, progress: Progress) -> tuple[int, Figures]:
+        trained = load_model(place.run(self.source, seed) / "model.safetensors")
+        material = Judge.of(place.cohorts.table("held", progress)).material(trained.study, progress)
+        scores = map_scores(trained, material, lambda: progress.advance(1))
+        return 0, Figures(maps={name: self.kind(score) for name, score in scores.items()})
+
+
 def no_edit(place: Place, row: str, seed: int, progress: Progress) -> tuple[int, Figures]:
     """Nothing is read and nothing is changed."""
     return 0, Figures(edits=_edited(place, progress, lambda train, judged: left_alone))
@@ -246,6 +267,27 @@ ROWS: tuple[Row, ...] = (
         "ours, difference of decodings",
         "The same model; the scan gains what the decodings of edited and own latents differ by.",
         Editing(lambda trained: by_decoding(trained, difference=True)),
+        needs="ours",
+    ),
+    Row(
+        "maps",
+        "ours, factor maps",
+        "The same model; half the difference of two small edits.",
+        Explaining(lambda score: score.ncc),
+        needs="ours",
+    ),
+    Row(
+        "gradients",
+        "integrated gradients",
+        "Of the same model's readouts, from air, 16 steps.",
+        Explaining(lambda score: score.integrated_gradients),
+        needs="ours",
+    ),
+    Row(
+        "occlusion",
+        "occlusion",
+        "Of the same model's readouts, by cubes of four grid voxels.",
+        Explaining(lambda score: score.occlusion),
         needs="ours",
     ),
     Row(
