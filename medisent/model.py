@@ -427,6 +427,11 @@ class PartitionedVAE(nn.Module):
             masks = (masks + mirrored.sigmoid().flip(2)) / 2
         return Abduction(sight, canonical, masks, self._posterior(features, self.volumes(masks), sight))
 
+    def encode(self, canonical: Float[Tensor, "batch 1 x y z"], sight: Sight) -> PartitionedNormal:
+        """The posterior behind canonical scans, with the scanner as seen."""
+        features, mask_logits = self._masks(canonical, sight.batch.coverage)
+        return self._posterior(features, self.volumes(mask_logits.sigmoid()), sight)
+
     def _anatomy(self, sight: Sight) -> tuple[Tensor, list[Tensor], Tensor]:
         """The canonical scans, the encoder's features and the mask logits."""
         # Anatomy must not steer the scanner's estimate: what anatomy would like to see is not what the scanner did.

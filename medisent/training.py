@@ -193,8 +193,8 @@ class Loop:
     def __post_init__(self) -> None:
         settings = self.study.training
         self.chance = torch.Generator().manual_seed(settings.seed)
-        costs = Objective(self.network, weights_of(self.study))
-        self.objective = costs.to(self.shown.scan.device)
+        objective = Objective(self.network, weights_of(self.study), self.study.objective, len(self.shown))
+        self.objective = objective.to(self.shown.scan.device)
         learned = [*self.network.parameters(), *self.objective.parameters()]  # terms may learn too, as adversaries do
         self.optimiser = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=1e-3, fused=True)
         self.sampler = Sampler(self.shown, entries_of(self.study, self.network), settings.batch, self.chance)

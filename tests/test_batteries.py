@@ -16,11 +16,12 @@ from torch.distributions import Normal
 from medisent.augmentation import changed
 from medisent.batches import Batch
 from medisent.checkpoints import Trained
+from medisent.config import ObjectiveSettings
 from medisent.errors import InterventionError, StudyError
 from medisent.factors import FACTOR_TYPES, Circular, Factor, Nominal, Ordinal, Partition, Positive
 from medisent.mechanisms import MECHANISMS, Mechanism, Scene, mechanism_of
 from medisent.model import Change, Draw, Head, PartitionedVAE
-from medisent.objectives import TERMS, Objective
+from medisent.objectives import TERMS, Objective, Term
 from medisent.readings import Reading, read_factors
 from medisent.scanners import Scanner
 from medisent.supervision import Entry, Tie
@@ -245,26 +246,64 @@ def tie_of(name: str, rows: Tensor | None = None) -> Tie | None:
     return Tie(TIES[name], torch.zeros(4).long()[rows], torch.tensor([3.0, 1, 2, 4])[rows]) if name in TIES else None
 
 
+ALONE = pytest.mark.parametrize("name", [name for name, term in TERMS.items() if not term.together])
+TOGETHER = pytest.mark.parametrize("name", [name for name, term in TERMS.items() if term.together])
+# A short queue, that is soon full, and a guard that is never content.
+OPTIONS = ObjectiveSettings(queue=16, guarded_nats=50.0)
+
+
+def ready(name: str, network: PartitionedVAE, change: Change) -> Term:
+    """A term that has seen a few batches, and learned from them if it can."""
+    term = TERMS[name](network, OPTIONS, 100)
+    with torch.no_grad():
+        draws = [network(change) for _ in range(5 if term.together else 0)]
+    learned = list(term.parameters())
+    optimiser = torch.optim.Adam(learned, lr=0.05) if learned else None
+    for draw in draws * (10 if optimiser else 1):
+        cost = term(draw).sum()
+        if optimiser and cost.requires_grad:
+            optimiser.zero_grad()
+            cost.backward()
+            optimiser.step()
+    return term
+
+
 @EVERY_TERM
 def test_a_term_costs_a_finite_number_of_nats_a_scan(name, network, change):
     torch.manual_seed(5)
-    cost = TERMS[name](network)(network(change, tie_of(name)))
+    cost = ready(name, network, change)(network(change, tie_of(name)))
     assert cost.shape == (4,)
     assert cost.isfinite().all()
     assert (cost != 0).all()
 
 
 @EVERY_TERM
-def test_the_gradient_of_a_term_reaches_the_network(name, network, change):
-    network.zero_grad(set_to_none=True)
+def test_a_term_is_finite_from_the_first_step_on_whatever_is_unknown(name, network, change):
     torch.manual_seed(5)
-    TERMS[name](network)(network(change, tie_of(name))).sum().backward()
+    for rows in (torch.tensor([0, 2]), torch.arange(4)):
+        term = TERMS[name](network, OPTIONS, 100)
+        network.zero_grad(set_to_none=True)
+        for _ in range(5):
+            cost = term(network(forgetful(change, rows), tie_of(name)))
+            assert cost.isfinite().all()
+        if cost.requires_grad:
+            cost.mean().backward()
+        slopes = [p.grad for p in (*network.parameters(), *term.parameters()) if p.grad is not None]
+        assert all(slope.isfinite().all() for slope in slopes)
+
+
+@EVERY_TERM
+def test_the_gradient_of_a_term_reaches_the_network(name, network, change):
+    torch.manual_seed(5)
+    term = ready(name, network, change)
+    network.zero_grad(set_to_none=True)
+    term(network(change, tie_of(name))).sum().backward()
     slopes = [p.grad for p in network.parameters() if p.grad is not None]
     assert all(slope.isfinite().all() for slope in slopes)
     assert any((slope != 0).any() for slope in slopes)
 
 
-@EVERY_TERM
+@ALONE
 def test_scans_in_another_order_cost_the_same_in_that_order(name, network, change, monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     order, term = torch.tensor([2, 0, 3, 1]), TERMS[name](network)
@@ -273,7 +312,7 @@ def test_scans_in_another_order_cost_the_same_in_that_order(name, network, chang
     assert cost.unique().numel() == 4
 
 
-@EVERY_TERM
+@ALONE
 def test_what_is_known_of_one_scan_does_not_change_what_another_costs(name, network, change, monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     term = TERMS[name](network)
@@ -281,6 +320,18 @@ def test_what_is_known_of_one_scan_does_not_change_what_another_costs(name, netw
     cost, fewer = term(network(change, tie)), term(network(fewer_known, tie))
     assert fewer.isfinite().all()
     assert torch.equal(fewer[[1, 3]], cost[[1, 3]])
+
+
+@TOGETHER
+def test_a_term_goes_on_from_what_it_had_kept(name, network, change):
+    torch.manual_seed(5)
+    term, draw = ready(name, network, change), network(change)
+    other = TERMS[name](network, OPTIONS, 100)
+    other.load_state_dict(term.state_dict())
+    torch.manual_seed(6)
+    cost = term(draw)
+    torch.manual_seed(6)
+    assert torch.equal(other(draw), cost)
 
 
 @pytest.mark.parametrize("name", ["readout", "mask"])
@@ -356,7 +407,8 @@ def test_an_objective_weighs_its_terms_and_leaves_out_what_weighs_nothing(networ
 
 
 def test_an_objective_has_no_weights_of_the_model_among_its_own(network):
-    assert not list(Objective(network, dict.fromkeys(TERMS, 1.0)).parameters())
+    own = {id(p) for p in Objective(network, dict.fromkeys(TERMS, 1.0)).parameters()}
+    assert not own & {id(p) for p in network.parameters()}
 
 
 # Mechanisms

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medisent import training
 from medisent.batches import Batch
 from medisent.checkpoints import MODEL_FILE, build_model
-from medisent.config import Study, load_study
+from medisent.config import ObjectiveSettings, Study, load_study
 from medisent.errors import CohortError, ModelError, StudyError
 from medisent.model import Draw, PartitionedVAE
 from medisent.objectives import TERMS, Term
@@ -171,8 +171,8 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(study, shown, tmp_path)
 class Learner(Term):
     """A term with a weight of its own and a memory: what it costs depends on both."""
 
-    def __init__(self, model: PartitionedVAE) -> None:
-        super().__init__(model)
+    def __init__(self, model: PartitionedVAE, options: ObjectiveSettings | None = None, scans: int = 1000) -> None:
+        super().__init__(model, options, scans)
         self.slope = nn.Parameter(torch.ones(()))
         self.register_buffer("memory", torch.zeros(()))
 

@@ -45,6 +45,7 @@ def train(
     study = load_study(study_file)  # before the slow imports: a refusal should be quick
     from medisent.cohorts import groups_told
     from medisent.evaluation import evaluate as evaluate_model
+    from medisent.objectives import too_few_told
     from medisent.training import dry_run as forecast
     from medisent.training import study_cohort
     from medisent.training import train as train_model
@@ -55,7 +56,8 @@ def train(
         found = forecast(study, chosen_device(device))
         output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
         return
-    for warning in groups_told(study_cohort(study), [entry.by for entry in study.supervision]):
+    groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
+    for warning in (*groups, *too_few_told(vars(study.weights), study.training.batch)):
         output.say(f"warning: {warning}")
     folder = run or Path("runs") / _name_of(study_file)
     with output.progress() as progress:

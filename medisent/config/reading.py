@@ -20,6 +20,7 @@ from medisent.config.settings import (
     CohortSettings,
     Gate,
     NetworkSettings,
+    ObjectiveSettings,
     ScannerSettings,
     Study,
     Supervision,
@@ -50,6 +51,7 @@ _TABLES: dict[str, _Adapter] = {
     "training": TypeAdapter(list[TrainingSettings], config=_STRICT),
     "network": TypeAdapter(list[NetworkSettings], config=_STRICT),
     "weights": TypeAdapter(list[Weights], config=_STRICT),
+    "objective": TypeAdapter(list[ObjectiveSettings], config=_STRICT),
     "gate": TypeAdapter(list[Gate], config=_STRICT),
 }
 _FACTORS: dict[str, _Adapter] = {
@@ -57,7 +59,18 @@ _FACTORS: dict[str, _Adapter] = {
     for kind, factor in FACTOR_TYPES.items()
 }
 _SUPERVISION: _Adapter = TypeAdapter(list[Supervision], config=_STRICT)
-_SECTIONS = ("cohort", "grid", "scanner", "factors", "supervision", "training", "network", "weights", "gate")
+_SECTIONS = (
+    "cohort",
+    "grid",
+    "scanner",
+    "factors",
+    "supervision",
+    "training",
+    "network",
+    "weights",
+    "objective",
+    "gate",
+)
 
 
 def load_study(path: Path) -> Study:

@@ -137,7 +137,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """How much a nat of each term of the objective counts; zero leaves it out."""
+    """How much a nat of each term of the objective counts; zero leaves it out. See ``docs/objectives.md``."""
 
     distortion: Weight = 0.05
     rate: Weight = 1.0
@@ -146,6 +146,40 @@ class Weights:
     scanner: Weight = 3.0
     invariance: Weight = 10.0
     ranks: Weight = 10.0
+    total_correlation: Weight = 0.0
+    hsic: Weight = 0.0
+    adversary: Weight = 0.0
+    stratified_tc: Weight = 0.0
+    density_ratio: Weight = 0.0
+    dip_one: Weight = 0.0
+    dip_two: Weight = 0.0
+    guard: Weight = 0.0
+    consistency: Weight = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What the terms of the objective need to know besides their weights.
+
+    Attributes:
+        capacity: Nats that each block is to carry: the rate costs its distance from there; 0 for the rate itself.
+        free_nats: Nats that each block carries for nothing.
+        queue: Recent codes over which dependence is measured.
+        between: What has to be independent: ``unlabelled`` blocks of each other and of all labelled ones together, one
+            of the ``roles`` of the other, or all ``blocks`` of each other. Only the first leaves factors alone whose
+            labels are correlated in the cohort.
+        guarded_nats: What the guard wants each block to tell of its scan.
+    """
+
+    capacity: Annotated[float, Ge(0)] = 0.0
+    free_nats: Annotated[float, Ge(0)] = 0.0
+    queue: Annotated[int, Ge(16), Le(4096)] = 256
+    between: Literal["unlabelled", "roles", "blocks"] = "unlabelled"
+    guarded_nats: Annotated[float, Ge(0)] = 0.5
+
+    def __post_init__(self) -> None:
+        if self.capacity and self.free_nats:
+            raise StudyError("[objective] gives capacity and free_nats, but a block has one or the other. Keep one.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +205,7 @@ class Study:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     weights: Weights = field(default_factory=Weights)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     gate: Gate | None = None
 
 

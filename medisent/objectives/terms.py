@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from medisent.config import ObjectiveSettings
 from medisent.model import Draw, PartitionedVAE
 from medisent.objectives.term import Term
 
@@ -28,8 +29,14 @@ class Distortion(Term):
 class Rate(Term):
     """The rate, KL(q(z | x) || p(z | known factors)).
 
+    With ``free_nats`` a block whose mean rate over the batch is below that costs just that, and is not pushed further
+    down; with ``capacity`` each block costs the distance of its mean rate from there. The scanner's blocks cost their
+    rate.
+
     References:
-        beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017)
+        | beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017)
+        | Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), free bits
+        | Understanding disentangling in beta-VAE (Burgess et al., 2018), capacity
     """
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
@@ -39,7 +46,20 @@ class Rate(Term):
         scanner = kl_divergence(
             Normal(draw.before.scanner.stacked(), draw.before.scale), self.model.scanner_prior(len(draw.batch))
         )[:, self.model.active > 0].sum(1)
-        return sum((cost for name, cost in learned.items() if name not in self.scanner_names), scanner)
+        blocks = (
+            bounded_rate(cost, self.options.capacity, self.options.free_nats)
+            for name, cost in learned.items()
+            if name not in self.scanner_names and draw.q.partition[name].size
+        )
+        return sum(blocks, scanner)
+
+
+def bounded_rate(rate: Float[Tensor, " batch"], capacity: float, free: float) -> Float[Tensor, " batch"]:
+    """What a block's rate costs; its mean is |mean rate - capacity|, or the larger of mean rate and free nats."""
+    mean = rate.detach().mean()
+    if capacity:
+        return (rate - capacity) * torch.sign(mean - capacity)
+    return torch.where(mean < free, free, rate)
 
 
 class Readout(Term):
@@ -68,8 +88,8 @@ class Mask(Term):
         | nnU-Net: a self-configuring method for biomedical image segmentation (Isensee et al., 2021)
     """
 
-    def __init__(self, model: PartitionedVAE) -> None:
-        super().__init__(model)
+    def __init__(self, model: PartitionedVAE, options: ObjectiveSettings | None = None, scans: int = 1000) -> None:
+        super().__init__(model, options, scans)
         self.dice = DiceLoss(sigmoid=True, reduction="none", smooth_nr=1.0, smooth_dr=1.0)
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
