@@ -14,7 +14,7 @@ from torch import Tensor
 from medisent.batches import Batch
 from medisent.checkpoints import Card, FactorCard
 from medisent.metrics import conformal_quantile, r2
-from medisent.model import PartitionedVAE
+from medisent.model import Abduction, PartitionedVAE
 from medisent.readings import abducted, estimates, latent_distance, quantiles, reconstruction_error
 
 LEVEL = 0.9
@@ -39,10 +39,7 @@ def calibrate(
         Distribution-Free Predictive Inference for Regression (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, 2018)
     """
     network.eval()
-    seen = abducted(network, training)
-    for column, name in enumerate(network.factors):
-        if name in network.heads:
-            network.head(name).refit(seen.q[name].loc, training.values[:, column])
+    seen = _counted(network, abducted(network, training), training)
     held = abducted(network, validation) if validation is not None else None
     factors, figures = {}, {}
     truths = validation.values if validation is not None else torch.zeros(0, len(network.factors))
@@ -69,6 +66,23 @@ def calibrate(
     return replace(
         card, typical_error=quantiles(error.double().numpy()), typical_distance=quantiles(distance.double().numpy())
     )
+
+
+def _counted(network: PartitionedVAE, seen: Abduction, training: Batch) -> Abduction:
+    """What the network infers from the training scans, once its readouts and its counts of volumes are fitted.
+
+    A training scan's volume is what the counts of all others say of it, or all that follows would be too sure.
+    """
+    labels = {name: training.values[:, column] for column, name in enumerate(network.factors)}
+    for name in network.heads:
+        network.head(name).refit(seen.q[name].loc, labels[name])
+    if network.counter is None:
+        return seen
+    guesses = network.counter.fit(seen.canonical, torch.stack([labels[name] for name in network.counted], 1))
+    for name, guess in zip(network.counted, guesses.T, strict=True):
+        if guess.isfinite().any():
+            network.head(name).trust(guess, labels[name])
+    return replace(seen, q=network.placed(seen.q, guesses))
 
 
 def _reach(

@@ -21,6 +21,8 @@ Role = Literal["anatomy", "nuisance"]
 SCANNER_FACTORS = ("brightness", "contrast", "bias_field")
 """What the built-in scanner does to a scan; nuisance factors that need no labels."""
 
+_VOLUME_UNITS = ("ml", "l", "cc", "cm3", "cm^3", "cm³", "mm3", "mm^3", "mm³")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Factor(ABC):
@@ -50,6 +52,11 @@ class Factor(ABC):
     def size(self) -> int:
         """Latents in the factor's block."""
         return self.embedding_size
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the factor is a volume, and so a sum over what a scan shows."""
+        return False
 
     @property
     @abstractmethod
@@ -156,6 +163,10 @@ class Positive(Real):
     offset: float = 0.0
 
     kind: ClassVar[str] = "positive"
+
+    @property
+    def is_volume(self) -> bool:
+        return self.unit.lower() in _VOLUME_UNITS
 
     def embed(self, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch embedding"]:
         return (value + self.offset).clamp(min=1e-30).log()[:, None]

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Normal
 from torch.nn.functional import softplus
 
 from medisent.batches import Batch
+from medisent.counts import Counter
 from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
 from medisent.networks import Decoder, Encoder, MaskDecoder, Perceptron, ScannerEncoder, with_local_contrast
 from medisent.posterior import PartitionedNormal
@@ -170,6 +171,15 @@ class Head(nn.Module):
         self.readout.weight[0], self.readout.bias[0] = found[:-1], found[-1]
         self.readout.weight[1], self.readout.bias[1] = 0.0, (spread - 1e-2).expm1().log()
 
+    @torch.no_grad()
+    def trust(self, guesses: Float[Tensor, " scans"], values: Float[Tensor, " scans"]) -> None:
+        """Read a block that a guess has placed as that guess, as far off as guesses are from known values."""
+        guessed = guesses.isfinite()
+        self.refit(self.located(guesses[guessed]), guesses[guessed])
+        known = guessed & values.isfinite()
+        spread = (self.embed(values[known]) - self.embed(guesses[known])).square().mean().sqrt().clamp(min=0.02)
+        self.readout.bias[1] = (spread - 1e-2).expm1().log()
+
     def embed(self, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch embedding"]:
         """Standardised embeddings of values; NaN where a value is unknown."""
         return (self.factor.embed(value) - self.centre) / self.spread
@@ -230,6 +240,7 @@ class PartitionedVAE(nn.Module):
         self.shape = shape
         self.learned = [f for f in factors if f.name not in self.scanner_names]
         self.shaped = [f.name for f in self.learned if f.mask]
+        self.counted = [f.name for f in self.learned if f.role == "anatomy" and f.is_volume and not f.mask]
         self.partition = self._partition(rest, nuisance_rest)
         self.code_size = self.partition.size - sum(_SCANNER_SIZES[n] for n in self.scanner_names)
         self.heads = nn.ModuleDict({f.name: Head(f) for f in self.learned})
@@ -239,6 +250,7 @@ class PartitionedVAE(nn.Module):
         self.encoder = Encoder(shape, _CHANNELS, width)
         self.posterior = Perceptron(self.encoder.bottom_size, 128, 2 * self.code_size)
         self.mask_decoder = MaskDecoder(self.encoder, max(1, len(self.shaped)))
+        self.counter = Counter(len(self.counted)) if self.counted else None
         self.decoder = Decoder(self.encoder, self.code_size)
         self.log_sigma = nn.Parameter(torch.tensor(-2.3))
         self.register_buffer("pivot", torch.zeros(()))
@@ -425,7 +437,18 @@ class PartitionedVAE(nn.Module):
         if self.mirror:
             _, mirrored = self._masks(canonical.flip(2), batch.coverage.flip(2))
             masks = (masks + mirrored.sigmoid().flip(2)) / 2
-        return Abduction(sight, canonical, masks, self._posterior(features, self.volumes(masks), sight))
+        q = self._posterior(features, self.volumes(masks), sight)
+        if self.counter is not None:
+            q = self.placed(q, self.counter(canonical))
+        return Abduction(sight, canonical, masks, q)
+
+    def placed(self, q: PartitionedNormal, volumes: Float[Tensor, "batch counted"]) -> PartitionedNormal:
+        """The posterior with the blocks of volumes without masks where counting has them; NaN leaves a block alone."""
+        loc = q.loc.clone()
+        for name, volume in zip(self.counted, volumes.T, strict=True):
+            known = volume.isfinite()
+            loc[known, self.partition[name].where] = self.head(name).located(volume[known])
+        return PartitionedNormal(loc, q.scale, q.partition)
 
     def encode(self, canonical: Float[Tensor, "batch 1 x y z"], sight: Sight) -> PartitionedNormal:
         """The posterior behind canonical scans, with the scanner as seen."""
