@@ -157,8 +157,9 @@ def _ball_batch(shown: Batch, cheeses: tuple[torch.Tensor, torch.Tensor]) -> Bat
     values = torch.full((CHEESES, shown.values.shape[1]), torch.nan)
     values[:, 0] = volumes[:, 0]
     one = torch.ones_like(images)
-    group = torch.full((CHEESES,), -1, dtype=shown.group.dtype)
-    return Batch(images, one, torch.zeros(CHEESES), values, images[:, :0], group)
+    group = torch.full((CHEESES, *shown.group.shape[1:]), -1, dtype=shown.group.dtype)
+    order = torch.full((CHEESES, *shown.order.shape[1:]), torch.nan)
+    return Batch(images, one, torch.zeros(CHEESES), values, images[:, :0], group, order)
 
 
 def test_a_model_reads_a_volume_as_its_counter_does_also_once_saved(plain, shown, cheeses, tmp_path):
