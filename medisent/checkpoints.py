@@ -114,6 +114,7 @@ def build_model(study: Study) -> PartitionedVAE:
         width=study.network.width,
         rest=study.network.rest,
         mirror=study.training.mirror,
+        counts=study.network.counts,
     )
 
 

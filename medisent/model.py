@@ -213,6 +213,7 @@ class PartitionedVAE(nn.Module):
         rest: Latents of the anatomy that no factor names.
         nuisance_rest: Latents of the nuisance that no factor names.
         mirror: Whether masks are the mean over a scan and its mirror image; for networks that were shown both.
+        counts: Whether volumes without masks are counted once the network is trained.
     """
 
     pivot: Tensor
@@ -231,6 +232,7 @@ class PartitionedVAE(nn.Module):
         rest: int = 16,
         nuisance_rest: int = 2,
         mirror: bool = False,
+        counts: bool = True,
     ) -> None:
         super().__init__()
         self.factors = {factor.name: factor for factor in factors}
@@ -240,7 +242,8 @@ class PartitionedVAE(nn.Module):
         self.shape = shape
         self.learned = [f for f in factors if f.name not in self.scanner_names]
         self.shaped = [f.name for f in self.learned if f.mask]
-        self.counted = [f.name for f in self.learned if f.role == "anatomy" and f.is_volume and not f.mask]
+        countable = [f.name for f in self.learned if f.role == "anatomy" and f.is_volume and not f.mask]
+        self.counted = countable if counts else []
         self.partition = self._partition(rest, nuisance_rest)
         self.code_size = self.partition.size - sum(_SCANNER_SIZES[n] for n in self.scanner_names)
         self.heads = nn.ModuleDict({f.name: Head(f) for f in self.learned})

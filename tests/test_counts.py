@@ -149,6 +149,8 @@ def plain(study: Study) -> Study:
 def test_volumes_of_anatomy_without_masks_are_counted_and_nothing_else(study, factor, counted):
     network = build_model(replace(study, factors=(factor,)))
     assert network.counted == ([factor.name] if counted else [])
+    without = replace(study, factors=(factor,), network=replace(study.network, counts=False))
+    assert build_model(without).counted == []
 
 
 def _ball_batch(shown: Batch, cheeses: tuple[torch.Tensor, torch.Tensor]) -> Batch:

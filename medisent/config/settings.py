@@ -124,15 +124,17 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """How large the networks are.
+    """How large the networks are, and what stands beside them.
 
     Attributes:
         width: Channels at the finest level; a multiple of four, since features are normalised in four groups.
         rest: Anatomy latents that belong to no named factor.
+        counts: Whether volumes without masks are counted: a regression on kinds of neighbourhoods, after training.
     """
 
     width: Annotated[int, Gt(0), MultipleOf(4)] = 16
     rest: Annotated[int, Ge(0)] = 16
+    counts: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
