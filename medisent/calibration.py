@@ -40,6 +40,8 @@ def calibrate(
     """
     network.eval()
     seen = _counted(network, abducted(network, training), training)
+    network.fit_remainders(seen)
+    seen = network.apart(seen)
     held = abducted(network, validation) if validation is not None else None
     factors, figures = {}, {}
     truths = validation.values if validation is not None else torch.zeros(0, len(network.factors))

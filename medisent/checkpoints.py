@@ -114,7 +114,9 @@ def build_model(study: Study) -> PartitionedVAE:
         width=study.network.width,
         rest=study.network.rest,
         mirror=study.training.mirror,
+        nuisance_rest=study.network.nuisance_rest,
         counts=study.network.counts,
+        remainders=study.network.remainders,
     )
 
 

@@ -116,7 +116,7 @@ class Latent(Mechanism):
         if wanted == present:
             return scene
         moved = _moved(network, scene, name, present, wanted)
-        change = network.decoder(moved.z) - network.decoder(scene.z)
+        change = network.decode(moved.z).mean - network.decode(scene.z).mean
         return replace(moved, canonical=scene.canonical + change[0, 0])
 
 

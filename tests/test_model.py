@@ -289,3 +289,20 @@ def test_a_sample_is_drawn_from_the_posterior():
     drawn = q.rsample()
     assert torch.allclose(drawn.mean(0), torch.tensor([3.0, -1, 0]), atol=0.1)
     assert torch.allclose(drawn.std(0), torch.tensor([0.5, 1, 2]), rtol=0.05)
+
+
+def test_what_named_blocks_tell_leaves_the_rest_and_comes_back_when_decoding():
+    network = built((12, 12, 12)).eval()
+    batch = batch_of(network)
+    with torch.no_grad():
+        found = network.abduct(batch)
+        before = network.decode(found.q.loc).mean
+        network.rest_remainder.weight.fill_(0.1)
+        network.setting_remainder.weight.fill_(0.01)
+        apart = network.apart(found)
+        after = network.decode(apart.q.loc).mean
+    assert not torch.allclose(apart.q["anatomy_rest"].loc, found.q["anatomy_rest"].loc)
+    assert torch.allclose(before, after, atol=1e-5)
+    shown = apart.sight.scanner.apply(apart.canonical, network.basis)
+    inside = (batch.coverage > 0) & (apart.canonical < 2.9)
+    assert torch.allclose(shown[inside], batch.scan.clamp(min=0)[inside], atol=1e-4)

@@ -109,7 +109,7 @@ def by_decoding(trained: Trained, *, difference: bool) -> Editor:
 
 def _decoded(trained: Trained, reading: Reading, scene: Scene) -> Volume:
     """What the decoder makes of a scene's latents, as the scene's scanner shows it, in the scan's own space."""
-    canonical = trained.network.decoder(scene.z)[0, 0]
+    canonical = trained.network.decode(scene.z).mean[0, 0]
     return shown(reading, replace(scene, canonical=canonical), trained.study.scanner.air)
 
 

@@ -129,12 +129,17 @@ class NetworkSettings:
     Attributes:
         width: Channels at the finest level; a multiple of four, since features are normalised in four groups.
         rest: Anatomy latents that belong to no named factor.
+        nuisance_rest: Nuisance latents that belong to no named factor.
         counts: Whether volumes without masks are counted: a regression on kinds of neighbourhoods, after training.
+        remainders: Whether what named blocks tell is taken out of the rest, and out of scanner settings without labels,
+            after training.
     """
 
     width: Annotated[int, Gt(0), MultipleOf(4)] = 16
     rest: Annotated[int, Ge(0)] = 16
+    nuisance_rest: Annotated[int, Ge(0), Le(4)] = 2
     counts: bool = True
+    remainders: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

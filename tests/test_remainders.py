@@ -1,0 +1,57 @@
+"""What some latents tell of others is taken out, and can be put back."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medisent.remainders import Remainder
+
+
+def _latents(scans: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(seed)
+    telling = torch.randn(scans, 2, generator=chance)
+    own = torch.randn(scans, 3, generator=chance)
+    told = 5 + own + telling @ torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 1.0]]) + telling[:, :1].square()
+    return telling, told
+
+
+def test_what_is_told_is_taken_out_and_what_is_not_stays() -> None:
+    telling, told = _latents(8000)
+    remainder = Remainder(2, 3)
+    remainder.fit(telling[:4000], told[:4000])
+    left = told[4000:] - remainder(telling[4000:])
+    both = torch.cat([telling[4000:], telling[4000:].square(), left], 1).T
+    assert torch.corrcoef(both)[:4, 4:].abs().max() < 0.06  # by chance up to 0.05
+    assert torch.allclose(left.mean(0), torch.tensor([6.0, 6.0, 6.0]), atol=0.1)
+    assert torch.allclose(left.std(0), torch.ones(3), atol=0.1)
+
+
+@given(st.integers(0, 1000))
+def test_taking_out_and_putting_back_is_nothing(seed: int) -> None:
+    telling, told = _latents(60, seed)
+    remainder = Remainder(2, 3)
+    remainder.fit(telling, told)
+    assert torch.allclose(told - remainder(telling) + remainder(telling), told, atol=1e-5)
+
+
+def test_far_from_all_that_was_seen_the_prediction_stays_where_it_was() -> None:
+    telling, told = _latents(100)
+    remainder = Remainder(2, 3)
+    remainder.fit(telling, told)
+    far, farther = remainder(torch.full((1, 2), 50.0)), remainder(torch.full((1, 2), 500.0))
+    assert torch.equal(far, farther)
+
+
+def test_too_few_scans_tell_nothing() -> None:
+    remainder = Remainder(2, 3)
+    remainder.fit(*_latents(15))
+    assert not remainder(torch.ones(4, 2)).any()
+
+
+def test_nobody_who_tells_is_no_fault() -> None:
+    remainder = Remainder(0, 3)
+    remainder.fit(torch.zeros(20, 0), torch.randn(20, 3))
+    assert remainder(torch.zeros(4, 0)).shape == (4, 3)
+    assert not remainder(torch.zeros(4, 0)).any()
