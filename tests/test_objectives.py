@@ -332,6 +332,21 @@ def test_active_units_are_the_latents_whose_means_move():
     assert active_units(loc, PARTITION) == {"tumour": 1, "anatomy_rest": 1, "nuisance_rest": 1, "brightness": 1}
 
 
+@pytest.mark.parametrize("name", ["dip_two", "guard"])
+def test_a_queue_dilutes_neither_the_gradient_of_means_nor_blows_up_that_of_spreads(name, network, draw):
+    def slopes(copies: int) -> list[Tensor]:
+        term = TERMS[name](network, ObjectiveSettings(queue=4096, guarded_nats=50.0))
+        for _ in range(copies):
+            term.queue.push(draw.q.loc[:, : network.code_size])
+        loc, scale = (values.clone().requires_grad_() for values in (draw.q.loc, draw.q.scale))
+        cost = term(replace(draw, q=replace(draw.q, loc=loc, scale=scale))).mean()
+        return list(torch.autograd.grad(cost, (loc, scale)))
+
+    for alone, queued in zip(slopes(0), slopes(63), strict=True):
+        assert torch.nn.functional.cosine_similarity(alone.flatten(), queued.flatten(), dim=0) > 0.9
+        assert float(queued.norm() / alone.norm()) == pytest.approx(1, rel=0.5)
+
+
 # The adversary
 
 

@@ -125,9 +125,10 @@ class DipOne(Term):
         if self.training:
             self.queue.push(fresh)
         centred = codes - codes.mean(0)
-        covariance = centred.T @ centred / max(1, len(codes) - 1) + self.within(draw)
-        cost = away_from_identity(covariance, self.diagonal)
-        return amplified(cost, len(fresh), len(codes)).expand(len(fresh))
+        between = centred.T @ centred / max(1, len(codes) - 1)
+        # What the spread adds is of the batch alone, and its gradient is whole already.
+        covariance = amplified(between, len(fresh), len(codes)) + self.within(draw)
+        return away_from_identity(covariance, self.diagonal).expand(len(fresh))
 
     def within(self, draw: Draw) -> Float[Tensor, "latents latents"] | float:
         """What the posteriors' own spread adds to the covariance."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from medisent.config import ObjectiveSettings
 from medisent.factors import Partition
 from medisent.model import Draw, PartitionedVAE
-from medisent.objectives.queue import Queue
+from medisent.objectives.queue import Queue, amplified
 from medisent.objectives.term import Term
 
 ACTIVE = 0.01
@@ -38,7 +38,9 @@ class Guard(Term):
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
         loc, scale = (values[:, : self.model.code_size] for values in (draw.q.loc, draw.q.scale))
-        told = information(self.queue.joined(loc), scale)
+        rows = self.queue.joined(loc)
+        # The noise is of the batch alone; only what a queue dilutes is made up for.
+        told = informed(amplified(rows.var(0, unbiased=False), len(loc), len(rows)), scale)
         if self.training:
             self.queue.push(loc)
         lacking = [(self.options.guarded_nats - told[where].sum()).clamp(min=0) for where in self.blocks]
@@ -47,8 +49,13 @@ class Guard(Term):
 
 def information(loc: Float[Tensor, "rows latents"], scale: Float[Tensor, "batch latents"]) -> Float[Tensor, " latents"]:
     """What each latent tells of its scan, in nats: half the logarithm of its whole variance over the noise in it."""
+    return informed(loc.var(0, unbiased=False), scale)
+
+
+def informed(signal: Float[Tensor, " latents"], scale: Float[Tensor, "batch latents"]) -> Float[Tensor, " latents"]:
+    """The same from the variance of the means."""
     noise = scale.square()
-    whole = loc.var(0, unbiased=False) + noise.mean(0)
+    whole = signal + noise.mean(0)
     return 0.5 * (whole.log() - noise.log().mean(0))
 
 

@@ -44,7 +44,7 @@ class Queue(nn.Module):
         self.pushed += len(fresh)
 
 
-def amplified(value: Float[Tensor, ""], batch: int, rows: int) -> Float[Tensor, ""]:
+def amplified(value: Float[Tensor, "*shape"], batch: int, rows: int) -> Float[Tensor, "*shape"]:
     """The same value with a gradient as if every row, not only those of the batch, had moved as the batch does.
 
     A statistic of 256 rows hardly changes when four of them move. Times rows over batch, the gradient's expectation is
