@@ -119,7 +119,7 @@ def evaluate(
 
 
 def summary(evaluation: Mapping[str, Any], gate: Gate | None = None) -> list[str]:
-    """The tables of an ``evaluation.json`` as lines: readout, counterfactuals, leakage, separation."""
+    """The tables of an ``evaluation.json`` as lines: readout, counterfactuals, maps, leakage, separation."""
     readout = [
         (name, _number(s["r2"]), _number(s["mae"]), _number(s["coverage90"]))
         for name, s in evaluation["readout"].items()
@@ -132,9 +132,22 @@ def summary(evaluation: Mapping[str, Any], gate: Gate | None = None) -> list[str
         (metric, _number(s["value"]), f"{_number(s['low'])} to {_number(s['high'])}", _number(s["floor"]))
         for metric, s in evaluation["disentanglement"].items()
     ]
+    aside = [
+        (f"{edit}: {name}", _number(found["ml"]), _number(found["most_ml"]))
+        for edit, others in evaluation.get("off_target_ml", {}).items()
+        for name, found in others.items()
+    ]
+    maps = [
+        (name, *(_number(found[kind]) for kind in ("ncc", "integrated_gradients", "occlusion")))
+        for name, found in evaluation.get("maps", {}).items()
+    ]
     tables = [
         table([("readout", "R2", "MAE", "in 90 % interval"), *readout]) if readout else [],
         table([("edit", "RCE", "RCE of no edit", "effect error", "off target"), *edits]) if edits else [],
+        table([("off target", "mL, median", "mL, most"), *aside]) if aside else [],
+        table([("map, correlation with the truth", "ours", "integrated gradients", "occlusion"), *maps])
+        if maps
+        else [],
         leakage_lines(evaluation["leakage"], evaluation.get("leakage_floor", {}), gate),
         table([("separation", "score", "95 % interval", "by chance"), *scores]) if scores else [],
     ]
