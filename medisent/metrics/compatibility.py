@@ -110,17 +110,23 @@ def dci_scores(sample: Sample, rng: np.random.Generator) -> tuple[float, float, 
     """
     del rng
     train, test = _split(sample)
-    stream = np.random.RandomState(0)
+    stream, codes = np.random.RandomState(0), _in_single_precision(sample.codes)
     table, right = np.zeros((sample.codes.shape[1], len(sample.factors))), np.zeros(len(sample.factors))
     for column, factor in enumerate(sample.factors):
         levels, fit, judged = levels_of(factor), train[factor.known[train]], test[factor.known[test]]
         if len(np.unique(levels[fit])) < 2:
             right[column] = np.mean(levels[judged] == levels[fit][0]) if len(fit) and len(judged) else 0.0
             continue
-        model = GradientBoostingClassifier(random_state=stream).fit(sample.codes[fit], levels[fit])
+        model = GradientBoostingClassifier(random_state=stream).fit(codes[fit], levels[fit])
         table[:, column] = np.abs(model.feature_importances_)
-        right[column] = np.mean(model.predict(sample.codes[judged]) == levels[judged]) if len(judged) else 0.0
+        right[column] = np.mean(model.predict(codes[judged]) == levels[judged]) if len(judged) else 0.0
     return dci_concentration(table), dci_concentration(table.T), float(right.mean())
+
+
+def _in_single_precision(codes: Num[np.ndarray, "n latents"]) -> Num[np.ndarray, "n latents"]:
+    """The codes for trees, which count in single precision: columns beyond its range scaled into it."""
+    largest = np.abs(codes).max(axis=0)
+    return codes if largest.max() < 1e30 else codes / np.maximum(largest / 1e30, 1.0)
 
 
 def dci_concentration(importance: Float[np.ndarray, "rows columns"]) -> float:
@@ -155,7 +161,7 @@ def gaussian_tc_score(sample: Sample, rng: np.random.Generator) -> tuple[float]:
     del rng
     codes = _train(sample).codes
     cov = np.atleast_2d(np.cov(codes.T))
-    if np.all(np.diag(cov) > 0):
+    if np.all(np.ptp(codes, axis=0) > 0) and np.all(np.diag(cov) > 0):
         value = float(0.5 * (np.sum(np.log(np.diag(cov))) - np.linalg.slogdet(cov)[1]))
         if np.isfinite(value):
             return (value,)

@@ -70,7 +70,7 @@ def irs(
     References:
         Robustly Disentangled Causal Mechanisms (Suter, Miladinovic, Scholkopf and Bauer, 2019)
     """
-    active = codes[:, codes.var(axis=0) > 0]
+    active = codes[:, np.ptp(codes, axis=0) > 0]  # the variance of equal numbers need not be 0
     if not active.size:
         return 0.0
     largest = np.max(np.abs(active - active.mean(axis=0)), axis=0)
