@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -25,9 +25,10 @@ from medisent.metrics import ncc
 from medisent.model import PartitionedVAE
 from medisent.readings import Reading, read_batch
 
-_SCANS = 8
+_SCANS = 16
+_SCANS_BESIDE = 4  # gradients and occlusion cost a hundred passes of the network a scan
 _STEPS = 16
-_PATCH = 4  # grid voxels
+_PATCH = 6  # grid voxels
 _AT_ONCE = 32
 
 
@@ -50,31 +51,42 @@ def map_scores(trained: Trained, material: Material, tell: Callable[[], None]) -
         and network.factors[truth.wish.name].role == "anatomy"
         and network.factors[truth.wish.name].kind in ("real", "positive")
     ]
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    for row in evenly(sorted({truth.row for truth in known}), _SCANS):
+    found: dict[str, list[tuple[float, ...]]] = {}
+    rows = evenly(sorted({truth.row for truth in known}), _SCANS)
+    beside = set(evenly(rows, _SCANS_BESIDE))
+    for row in rows:
         these = {truth.wish.name: truth for truth in known if truth.row == row}
         reading = read_batch(trained, [read(material.cohort.rows[row].scan)])[0]
-        hidden = occlusion(network, reading.abduction.sight.batch, list(these))
+        batch, names = reading.abduction.sight.batch, list(these)
+        others = []
+        if row in beside:
+            others = [integrated_gradients(network, batch, names), occlusion(network, batch, names)]
         for name, truth in these.items():
-            compared = _compared(trained, reading, truth, hidden[name])
+            compared = _compared(trained, reading, truth, [maps[name] for maps in others])
             if compared is not None:
                 found.setdefault(name, []).append(compared)
         tell()
     result = {}
     for name, scores in found.items():
-        own, gradients, hidden_by = (float(np.median(column)) for column in zip(*scores, strict=True))
-        result[name] = MapScore(own, gradients, hidden_by, len(scores))
+        whole = [score for score in scores if len(score) == 3]
+        gradients, hidden = (_median([score[i] for score in whole]) for i in (1, 2))
+        own = _median([score[0] for score in scores])
+        result[name] = MapScore(own, gradients, hidden, len(scores), len(whole))
     return result
 
 
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else math.nan
+
+
 def _compared(
-    trained: Trained, reading: Reading, truth: Truth, hidden: Float[np.ndarray, "x y z"]
-) -> tuple[float, float, float] | None:
-    """The correlation with the true change of the factor's map, of integrated gradients and of occlusion."""
+    trained: Trained, reading: Reading, truth: Truth, others: Sequence[Float[np.ndarray, "x y z"]]
+) -> tuple[float, ...] | None:
+    """The correlation with the true change of the factor's map, and of other maps on the model's grid."""
     name, scan = truth.wish.name, reading.scan
     changed = read(truth.path).voxels.astype(np.float64) - scan.voxels
-    present, batch = reading.readouts[name].estimate, reading.abduction.sight.batch
-    if not changed.any() or changed.shape != scan.voxels.shape:
+    present = reading.readouts[name].estimate
+    if not changed.any():
         return None
     step = 0.1 * abs(present) or 0.1
     try:
@@ -82,39 +94,36 @@ def _compared(
     except InterventionError:
         return None
     sign = -1.0 if truth.wish.operation == "*=" and float(truth.wish.value) < 1 else 1.0
-    maps = (
-        up.voxels.astype(np.float64) - down.voxels,
-        *(
-            restore(m, reading.placed, scan.geometry)
-            for m in (integrated_gradients(trained.network, batch, name), hidden)
-        ),
-    )
-    one, other, third = (sign * ncc(m, changed) for m in maps)
-    return one, other, third
+    maps = [up.voxels.astype(np.float64) - down.voxels, *(restore(m, reading.placed, scan.geometry) for m in others)]
+    return tuple(sign * ncc(m, changed) for m in maps)
 
 
-def integrated_gradients(network: PartitionedVAE, batch: Batch, name: str) -> Float[np.ndarray, "x y z"]:
-    """How much each voxel of one scan on the model's grid adds to a readout, against a scan of air alone.
+def integrated_gradients(
+    network: PartitionedVAE, batch: Batch, names: list[str]
+) -> dict[str, Float[np.ndarray, "x y z"]]:
+    """How much each voxel of one scan on the model's grid adds to each readout, against a scan of air alone.
 
     ``(x - 0) * mean over t of d readout(t x) / dx``, at the middles of 16 equal steps of t.
 
     References:
         Axiomatic Attribution for Deep Networks (Sundararajan, Taly and Yan, 2017)
     """
-    total = torch.zeros_like(batch.scan)
-    for share in (torch.arange(_STEPS) + 0.5) / _STEPS:
+    total = {name: torch.zeros_like(batch.scan) for name in names}
+    for shares in ((torch.arange(_STEPS) + 0.5) / _STEPS).split(4):
+        copies = batch[torch.zeros(len(shares), dtype=torch.long)]
         with torch.enable_grad():
-            scan = (batch.scan * share).requires_grad_(True)
-            told = _told(network, replace(batch, scan=scan), [name])[name].sum()
-            (slope,) = torch.autograd.grad(told, scan)
-        total += slope / _STEPS
-    added: np.ndarray = (total * batch.scan)[0, 0].numpy()
-    return added
+            scan = (copies.scan * shares[:, None, None, None, None]).requires_grad_(True)
+            told = _told(network, replace(copies, scan=scan), names)
+            for name in names:
+                if told[name].requires_grad:
+                    (slope,) = torch.autograd.grad(told[name].sum(), scan, retain_graph=True)
+                    total[name] += slope.sum(0, keepdim=True) / _STEPS
+    return {name: (slope * batch.scan)[0, 0].numpy() for name, slope in total.items()}
 
 
 @torch.no_grad()
 def occlusion(network: PartitionedVAE, batch: Batch, names: list[str]) -> dict[str, Float[np.ndarray, "x y z"]]:
-    """By how much each readout of one scan falls when a cube of four grid voxels a side is painted as mean tissue.
+    """By how much each readout of one scan falls when a cube of six grid voxels a side is painted as mean tissue.
 
     References:
         Visualizing and Understanding Convolutional Networks (Zeiler and Fergus, 2014)

@@ -27,7 +27,7 @@ from medisent.readings import Reading, read_batch
 
 _SCANS_AT_ONCE = 16
 _VOXELS_AT_ONCE = 1 << 24
-_SCANS_IN_BOTH_ORDERS = 12
+_SCANS_IN_BOTH_ORDERS = 6
 _ALIKE = 5
 """One in so many of the other scans count as those that have a value."""
 

@@ -112,6 +112,7 @@ class MapScore:
         integrated_gradients: Of integrated gradients of the same readout.
         occlusion: Of occlusion of the same readout.
         n: How many scans.
+        n_beside: How many of them had gradients and occlusion computed.
         noop: Of a map that is empty.
     """
 
@@ -119,6 +120,7 @@ class MapScore:
     integrated_gradients: float
     occlusion: float
     n: int
+    n_beside: int
     noop: float = 0.0
 
 

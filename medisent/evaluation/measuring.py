@@ -34,7 +34,7 @@ _OF_EDITS = (
     "Composition: the largest voxel difference that an edit for nothing makes, in the scan's unit. Reversibility: "
     "the edited scan is read afresh and the factor moved back; what is left, relative to the edit. Commutativity: "
     "of two edits, reading afresh between them, what lies between the two orders, relative to both together; at "
-    "most 12 scans.",
+    "most 6 scans.",
     "CLD, the counterfactual latent divergence: log(0.8 exp P1 + 0.2 exp P2), with P1 the share of other scans "
     "with the wanted value that the model sees nearer to the scan than its edit, and P2 the share of those with "
     "the present value that it sees further away. 0 is best, 1 worst; a fifth of the scans count as having a "
@@ -42,9 +42,10 @@ _OF_EDITS = (
     "Doing nothing has perfect composition, reversibility and commutativity, and a good CLD. Only the RCE tells.",
 )
 _OF_MAPS = (
-    "Maps: correlation over voxels with the true change of the edit, in at most 8 scans. The factor map is half "
-    "the difference of two small edits; integrated gradients (16 steps, from air) and occlusion (cubes of four "
-    "grid voxels) explain what the model reads: of a factor with a mask the mask's volume."
+    "Maps: correlation over voxels with the true change of the edit, in at most 16 scans, integrated gradients "
+    "and occlusion in at most 4 of them. The factor map is half the difference of two small edits; integrated "
+    "gradients (16 steps, from air) and occlusion (cubes of six grid voxels) explain what the model reads: of a "
+    "factor with a mask the mask's volume."
 )
 _OF_LEAKAGE = (
     "Leakage: R2 on held-out subjects of the better of a ridge regression and boosted trees, in five folds. It is "

@@ -63,8 +63,9 @@ def explicitness_score(sample: Sample, rng: np.random.Generator) -> tuple[float]
     """Area under the ROC curve on the test rows of a logistic regression; a dead code is 0."""
     del rng
     train, test = _split(sample)
-    mean, deviation = np.mean(sample.codes[train].T, axis=1), np.std(sample.codes[train].T, axis=1)
-    codes = (sample.codes - mean) / np.where(deviation > 0, deviation, 1)
+    codes = _in_single_precision(sample.codes)
+    mean, deviation = np.mean(codes[train].T, axis=1), np.std(codes[train].T, axis=1)
+    codes = (codes - mean) / np.where(deviation > 0, deviation, 1)
     areas = []
     for factor in sample.factors:
         levels, fit, judged = levels_of(factor), train[factor.known[train]], test[factor.known[test]]
@@ -124,9 +125,9 @@ def dci_scores(sample: Sample, rng: np.random.Generator) -> tuple[float, float, 
 
 
 def _in_single_precision(codes: Num[np.ndarray, "n latents"]) -> Num[np.ndarray, "n latents"]:
-    """The codes for trees, which count in single precision: columns beyond its range scaled into it."""
+    """The codes with columns scaled whose squares would leave the range of single precision, in which trees count."""
     largest = np.abs(codes).max(axis=0)
-    return codes if largest.max() < 1e30 else codes / np.maximum(largest / 1e30, 1.0)
+    return codes if largest.max() < 1e15 else codes / np.maximum(largest / 1e15, 1.0)
 
 
 def dci_concentration(importance: Float[np.ndarray, "rows columns"]) -> float:
