@@ -438,14 +438,14 @@ def test_an_evaluation_is_told_in_tables_beside_doing_nothing():
             "gain x1.5": {"rce": 0.01, "rce_noop": 1.0, "effect_error": None, "off_target": 0.0, "composition": 0.0}
         },
         "off_target_ml": {"tumour +15": {"ventricles": {"ml": 0.12, "most_ml": 0.7, "n": 36}}},
-        "maps": {"tumour": {"ncc": 0.77, "integrated_gradients": 0.21, "occlusion": 0.33, "n": 8}},
+        "maps": {"tumour": {"ncc": 0.77, "ncc_edit": 0.8, "integrated_gradients": 0.21, "occlusion": 0.33, "n": 8}},
         "disentanglement": {"mig": {"value": 0.4, "low": 0.3, "high": 0.5, "floor": 0.0, "ceiling": 0.7}},
     }
     text = "\n".join(summary(evaluation))
     assert "36 scans" in text
     assert "RCE of no edit" in text
     assert "tumour +15: ventricles  0.12" in text
-    assert "0.77  0.21" in re.sub("  +", "  ", text)
+    assert "0.77  0.8  0.21" in re.sub("  +", "  ", text)
     assert "0.91" in text
 
 

@@ -218,7 +218,7 @@ def test_maps_are_scored_beside_gradients_and_occlusion(evaluation):
     assert set(evaluation.maps) == {"tumour_volume", "ventricle_volume"}
     for score in evaluation.maps.values():
         assert score.noop == 0
-        assert all(-1 <= part <= 1 for part in (score.ncc, score.integrated_gradients, score.occlusion))
+        assert all(-1 <= part <= 1 for part in (score.ncc, score.ncc_edit, score.occlusion))
 
 
 def test_gradients_add_up_to_what_the_readout_gains_over_air(trained, table):

@@ -138,14 +138,16 @@ def summary(evaluation: Mapping[str, Any], gate: Gate | None = None) -> list[str
         for name, found in others.items()
     ]
     maps = [
-        (name, *(_number(found[kind]) for kind in ("ncc", "integrated_gradients", "occlusion")))
+        (name, *(_number(found[kind]) for kind in ("ncc", "ncc_edit", "integrated_gradients", "occlusion")))
         for name, found in evaluation.get("maps", {}).items()
     ]
     tables = [
         table([("readout", "R2", "MAE", "in 90 % interval"), *readout]) if readout else [],
         table([("edit", "RCE", "RCE of no edit", "effect error", "off target"), *edits]) if edits else [],
         table([("off target", "mL, median", "mL, most"), *aside]) if aside else [],
-        table([("map, correlation with the truth", "ours", "integrated gradients", "occlusion"), *maps])
+        table(
+            [("map, correlation with the truth", "ours", "the whole edit", "integrated gradients", "occlusion"), *maps]
+        )
         if maps
         else [],
         leakage_lines(evaluation["leakage"], evaluation.get("leakage_floor", {}), gate),

@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from medisent.batches import Batch
 from medisent.checkpoints import Trained
-from medisent.counterfactuals import with_values
+from medisent.counterfactuals import edited, with_values
 from medisent.errors import InterventionError
 from medisent.evaluation.findings import MapScore
 from medisent.evaluation.material import Material, Truth, evenly
@@ -68,10 +68,10 @@ def map_scores(trained: Trained, material: Material, tell: Callable[[], None]) -
         tell()
     result = {}
     for name, scores in found.items():
-        whole = [score for score in scores if len(score) == 3]
-        gradients, hidden = (_median([score[i] for score in whole]) for i in (1, 2))
-        own = _median([score[0] for score in scores])
-        result[name] = MapScore(own, gradients, hidden, len(scores), len(whole))
+        whole = [score for score in scores if len(score) == 4]
+        gradients, hidden = (_median([score[i] for score in whole]) for i in (2, 3))
+        own, edit = (_median([score[i] for score in scores]) for i in (0, 1))
+        result[name] = MapScore(own, edit, gradients, hidden, len(scores), len(whole))
     return result
 
 
@@ -82,7 +82,7 @@ def _median(values: Sequence[float]) -> float:
 def _compared(
     trained: Trained, reading: Reading, truth: Truth, others: Sequence[Float[np.ndarray, "x y z"]]
 ) -> tuple[float, ...] | None:
-    """The correlation with the true change of the factor's map, and of other maps on the model's grid."""
+    """How the factor's map, the whole edit, and other maps on the model's grid correlate with the true change."""
     name, scan = truth.wish.name, reading.scan
     changed = read(truth.path).voxels.astype(np.float64) - scan.voxels
     present = reading.readouts[name].estimate
@@ -91,11 +91,14 @@ def _compared(
     step = 0.1 * abs(present) or 0.1
     try:
         up, down = (with_values(trained, reading, [(name, present + sign * step)]) for sign in (1, -1))
+        made = edited(trained, reading, [truth.wish], extrapolate=True)
     except InterventionError:
         return None
     sign = -1.0 if truth.wish.operation == "*=" and float(truth.wish.value) < 1 else 1.0
-    maps = [up.voxels.astype(np.float64) - down.voxels, *(restore(m, reading.placed, scan.geometry) for m in others)]
-    return tuple(sign * ncc(m, changed) for m in maps)
+    small = up.voxels.astype(np.float64) - down.voxels
+    whole = made.voxels.astype(np.float64) - scan.voxels
+    beside = [restore(m, reading.placed, scan.geometry) for m in others]
+    return sign * ncc(small, changed), ncc(whole, changed), *(sign * ncc(m, changed) for m in beside)
 
 
 def integrated_gradients(

@@ -108,7 +108,8 @@ class MapScore:
     """How much a factor's map is like the true difference: normalised cross-correlations, medians over scans.
 
     Attributes:
-        ncc: Of the model's factor map.
+        ncc: Of the model's factor map: what the scan gains over a small step.
+        ncc_edit: Of what the scan gains over the whole step that was truly made.
         integrated_gradients: Of integrated gradients of the same readout.
         occlusion: Of occlusion of the same readout.
         n: How many scans.
@@ -117,6 +118,7 @@ class MapScore:
     """
 
     ncc: float
+    ncc_edit: float
     integrated_gradients: float
     occlusion: float
     n: int

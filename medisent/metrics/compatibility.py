@@ -96,10 +96,11 @@ def sap_svm_score(sample: Sample, rng: np.random.Generator) -> tuple[float]:
     """SAP for discrete factors: test accuracy of a linear support vector classifier on each code as it is."""
     del rng
     train, test = _split(sample)
+    codes = _in_single_precision(sample.codes)
     table = np.zeros((sample.codes.shape[1], len(sample.factors)))
     for column, factor in enumerate(sample.factors):
         levels, fit, judged = levels_of(factor), train[factor.known[train]], test[factor.known[test]]
-        table[:, column] = svm_accuracies(sample.codes[fit], levels[fit], sample.codes[judged], levels[judged])
+        table[:, column] = svm_accuracies(codes[fit], levels[fit], codes[judged], levels[judged])
     return (sap_svm(table),)
 
 
@@ -125,7 +126,7 @@ def dci_scores(sample: Sample, rng: np.random.Generator) -> tuple[float, float, 
 
 
 def _in_single_precision(codes: Num[np.ndarray, "n latents"]) -> Num[np.ndarray, "n latents"]:
-    """The codes with columns scaled whose squares would leave the range of single precision, in which trees count."""
+    """The codes with columns scaled that predictors stop at: whose squares leave the range of single precision."""
     largest = np.abs(codes).max(axis=0)
     return codes if largest.max() < 1e15 else codes / np.maximum(largest / 1e15, 1.0)
 

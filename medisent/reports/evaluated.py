@@ -37,6 +37,7 @@ COLUMNS = {
     "unit": "Unit",
     "cld": "CLD",
     "ncc": "Factor map",
+    "ncc_edit": "The whole edit",
     "integrated_gradients": "Integrated gradients",
     "occlusion": "Occlusion",
     "ml": "mL, median",
