@@ -16,7 +16,15 @@ from torch.nn.functional import softplus
 from medisent.batches import Batch
 from medisent.counts import Counter
 from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
-from medisent.networks import Decoder, Encoder, MaskDecoder, Perceptron, ScannerEncoder, with_local_contrast
+from medisent.networks import (
+    Decoder,
+    Encoder,
+    MaskDecoder,
+    Perceptron,
+    ScannerEncoder,
+    Standardised,
+    with_local_contrast,
+)
 from medisent.posterior import PartitionedNormal
 from medisent.remainders import Remainder
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
@@ -119,7 +127,9 @@ class Abduction:
 class Head(nn.Module):
     """From a block to its factor and back: one linear map each way serves every factor type.
 
-    Embeddings are centred and scaled by the training cohort where the type wants it.
+    Embeddings are centred and scaled by the training cohort where the type wants it. Then the first latent stands for
+    the embedding itself while training: maps that are learned along can lose each other before the encoder has
+    anything to say, and a block that no readout follows never hears of its factor again.
     """
 
     centre: Tensor
@@ -138,6 +148,7 @@ class Head(nn.Module):
             nn.init.zeros_(self.place.bias)
             nn.init.eye_(self.readout.weight)
             nn.init.zeros_(self.readout.bias)
+        self.place.requires_grad_(not factor.standardised)
 
     def fit(self, values: Float[Tensor, " scans"]) -> None:
         """Centre and scale embeddings by these values; unknown ones do not count."""
@@ -195,7 +206,10 @@ class Head(nn.Module):
         return located
 
     def forward(self, block: Float[Tensor, "batch latents"]) -> Distribution:
-        return self.factor.likelihood(self.readout(block))
+        parameters = self.readout(block)
+        if self.training and self.factor.standardised:
+            parameters = torch.cat([block[:, :1], parameters[:, 1:]], 1)
+        return self.factor.likelihood(parameters)
 
 
 class PartitionedVAE(nn.Module):
@@ -254,7 +268,7 @@ class PartitionedVAE(nn.Module):
         self.bias_offset = nn.Parameter(torch.zeros(()))
         self.scanner_encoder = ScannerEncoder(shape, max(8, width // 2), 2 + BIAS_TERMS)
         self.encoder = Encoder(shape, _CHANNELS, width)
-        self.posterior = Perceptron(self.encoder.bottom_size, 128, 2 * self.code_size)
+        self.posterior = Perceptron(self.encoder.bottom_size, 128, 2 * self.code_size, standardised=True)
         self.mask_decoder = MaskDecoder(self.encoder, max(1, len(self.shaped)))
         self.counter = Counter(len(self.counted)) if self.counted else None
         self.decoder = Decoder(self.encoder, self.code_size)
@@ -265,6 +279,7 @@ class PartitionedVAE(nn.Module):
         self.resting = self._columns(("anatomy_rest", "nuisance_rest"))
         loose = [n for n in self.scanner_names if n not in self.factors or self.factors[n].column is None]
         self.loose = self._columns(loose)
+        self.taught = self._columns(n for n, f in self.factors.items() if n in self.heads and (f.column or f.mask))
         self.rest_remainder = Remainder(len(self.telling), len(self.resting))
         self.setting_remainder = Remainder(len(self.anatomy), len(self.loose))
         self.register_buffer("pivot", torch.zeros(()))
@@ -355,9 +370,11 @@ class PartitionedVAE(nn.Module):
     ) -> PartitionedNormal:
         """The blocks side by side. A factor with a mask has its block placed by the mask's volume and nothing else.
 
-        Masks learn from masks alone: a wrong volume would push all voxels one way, wherever the structure is.
+        Masks learn from masks alone: a wrong volume would push all voxels one way, wherever the structure is. Where
+        there are masks, the encoder's features learn from them alone too: the picture's thousands of nats held them up.
         """
-        loc, raw = self.posterior(features[-1].flatten(1)).chunk(2, 1)
+        bottom = features[-1].flatten(1)
+        loc, raw = self.posterior(bottom.detach() if self.shaped else bottom).chunk(2, 1)
         scale = softplus(raw - 1) + 1e-3
         for index, name in enumerate(self.shaped):
             where = self.partition[name].where
@@ -449,7 +466,24 @@ class PartitionedVAE(nn.Module):
         seen = self.settings(before) + before.scale * torch.randn_like(before.scale)
         readouts = self.readouts(torch.cat([z[:, : self.code_size], seen[:, self.active > 0]], 1))
         prior = self.prior(change.changed)
-        return Draw(change, before, after, canonical, encoded, q, prior, z, readouts, self.decode(z), mask_logits, tie)
+        clamped = tie is not None and tie.entry.kind == "clamp"  # there the picture does say which block varies
+        likelihood = self.decode(z if clamped else self._untaught(z))
+        return Draw(change, before, after, canonical, encoded, q, prior, z, readouts, likelihood, mask_logits, tie)
+
+    def settle(self) -> None:
+        """Let running moments take in the scans of the last pass, once its step is taken."""
+        for layer in self.posterior.modules():
+            if isinstance(layer, Standardised):
+                layer.learn()
+
+    def _untaught(self, z: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch latents"]:
+        """The latents, such that a picture says nothing to blocks that have labels: these learn from labels alone.
+
+        A picture has thousands of nats where a label has one. A block that served both held the head's pose, in place
+        of its size, for the first thousand steps and more.
+        """
+        taught = self._index(self.taught)
+        return z.index_copy(1, taught, z[:, taught].detach())
 
     def abduct(self, batch: Batch) -> Abduction:
         """What the model infers from scans.

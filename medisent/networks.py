@@ -165,6 +165,43 @@ def _box_mean(side: int) -> Float[Tensor, "side side"]:
     return near / near.sum(0, keepdim=True)
 
 
+class Standardised(nn.Module):
+    """Features less their mean over recent scans, divided by their standard deviation.
+
+    Bottom features are alike in all scans but for a tenth of their size; a network whose hidden layer is normalised
+    for each scan by itself would see little of what sets scans apart. A batch of a few scans is too small to
+    normalise by, so running moments serve, in training as later.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    seen: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+        self.register_buffer("seen", torch.zeros(()))
+        self.latest: Tensor | None = None
+
+    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+        if self.training:
+            self.latest = features.detach()
+        return (features - self.mean) / (self.variance + 0.1 * self.variance.mean() + 1e-8).sqrt()
+
+    def learn(self) -> None:
+        """Let the moments take in the batch that was seen last; none is taken in twice."""
+        if self.latest is None:
+            return
+        rate = 1 / (1 + self.seen.clamp(max=99))
+        steps = self.latest - self.mean
+        if self.seen > 0:  # about the mean before this batch, as few scans lie nearer to their own
+            self.variance.lerp_(steps.square().mean(0), rate)
+        self.mean.add_(rate * steps.mean(0))
+        self.seen.add_(1)
+        self.latest = None
+
+
 class Perceptron(nn.Module):
     """A network of two linear maps with a rectifier between.
 
@@ -172,10 +209,15 @@ class Perceptron(nn.Module):
     far down that no gradient ever passed again.
     """
 
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, standardised: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, outputs)
+            *([Standardised(inputs)] if standardised else []),
+            nn.Linear(inputs, hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+            *([Standardised(hidden)] if standardised else []),
+            nn.Linear(hidden, outputs),
         )
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:

@@ -250,6 +250,7 @@ class Loop:
             if any(True for _ in part.parameters()):
                 nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         self.optimiser.step()
+        self.network.settle()
         self.step += 1
         return costs
 

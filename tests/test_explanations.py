@@ -236,10 +236,12 @@ def test_a_notebook_shows_the_table_and_the_warnings(explanation):
         assert warning in page
 
 
-def test_a_scan_unlike_those_of_training_is_explained_with_a_warning(trained, scan):
-    noise = np.random.default_rng(0).gamma(0.3, 5.0, scan.voxels.shape).astype(np.float32)
-    reading = read_factors(trained, replace(scan, voxels=noise))
-    assert any("do not rely" in warning for warning in reading.warnings)
+@pytest.mark.parametrize("measure", ["typical_error", "typical_distance"])
+def test_a_scan_unlike_those_of_training_is_explained_with_a_warning(trained, scan, measure):
+    nearer = replace(trained.card, **{measure: tuple(value / 9 for value in getattr(trained.card, measure))})
+    reading = read_factors(replace(trained, card=nearer), scan)
+    assert sum("do not rely" in warning for warning in reading.warnings) == 1
+    assert not any("do not rely" in warning for warning in read_factors(trained, scan).warnings)
 
 
 def test_a_scan_that_covers_little_is_explained_with_a_warning(trained, scan):

@@ -13,6 +13,7 @@ from medisent.batches import Batch
 from medisent.checkpoints import Trained
 from medisent.factors import Factor, Nominal, Positive, Real
 from medisent.model import PartitionedVAE
+from medisent.networks import Standardised
 from medisent.objectives import TERMS, Objective
 from medisent.posterior import PartitionedNormal
 from medisent.readings import Reading, read_factors
@@ -222,7 +223,7 @@ def test_the_prior_stands_where_the_known_factors_say_and_at_zero_elsewhere():
 
 
 def test_what_lies_outside_the_field_of_view_is_not_seen():
-    network = built((12, 12, 12))
+    network = built((12, 12, 12)).eval()
     batch = batch_of(network)
     network.fit(batch)
     half = batch.coverage.clone()
@@ -306,3 +307,28 @@ def test_what_named_blocks_tell_leaves_the_rest_and_comes_back_when_decoding():
     shown = apart.sight.scanner.apply(apart.canonical, network.basis)
     inside = (batch.coverage > 0) & (apart.canonical < 2.9)
     assert torch.allclose(shown[inside], batch.scan.clamp(min=0)[inside], atol=1e-4)
+
+
+def test_a_picture_says_nothing_to_blocks_that_have_labels():
+    network = built((12, 12, 12)).train()
+    named = [network.partition[name].start for name in ("tumour", "size")]
+    z = torch.randn(2, network.partition.size, requires_grad=True)
+    network.decode(network._untaught(z)).mean.square().sum().backward()
+    assert z.grad is not None
+    moved = z.grad.abs().sum(0) > 0
+    assert not moved[named].any()
+    assert moved[: network.code_size].sum() == network.code_size - len(named)
+
+
+def test_features_are_standardised_by_running_moments_and_not_by_their_batch():
+    chance = torch.Generator().manual_seed(0)
+    layer = Standardised(4)
+    for _ in range(400):
+        layer(5 + 3 * torch.randn(4, 4, generator=chance))
+        layer.learn()
+    layer.eval()
+    many = layer(5 + 3 * torch.randn(5000, 4, generator=chance))
+    assert torch.allclose(many.mean(0), torch.zeros(4), atol=0.3)
+    assert torch.allclose(many.std(0), torch.ones(4), atol=0.2)
+    one = 5 + 3 * torch.randn(1, 4, generator=chance)
+    assert torch.equal(layer(one), layer(torch.cat([one, 100 * one]))[:1])
