@@ -353,5 +353,8 @@ ROWS: tuple[Row, ...] = (
         Training("ada_gvae", cohort="pairs"),
     ),
     Row("dc_ign", "DC-IGN", "No labels; groups in which one factor varies.", Training("dc_ign", cohort="clamped")),
+    _plain("beta_tcvae", "beta-TCVAE", "No labels."),
+    _plain("factor_vae", "FactorVAE", "No labels."),
+    _plain("dip_vae", "DIP-VAE-II", "No labels."),
 )
 """By importance."""

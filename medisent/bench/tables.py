@@ -210,7 +210,7 @@ _FACTORS = {"tumour": "tumour_volume", "ventricles": "ventricle_volume", "head s
 KINDS = (
     Kind(
         "Edits: relative counterfactual error",
-        "The error after an edit, as a share of the true change; median over scans. 0 is perfect, doing nothing is 1.",
+        "The error after an edit, as a share of the true change; median of up to 20 scans. 0 is perfect, no edit is 1.",
         tuple(Column(head, _edit(name, lambda e: e.rce)) for head, name in _EDITS.items()),
     ),
     Kind(
