@@ -47,13 +47,13 @@ class Rendering:
 
 RENDERINGS = {
     "plain": Rendering(seed=0),
-    "held": Rendering(seed=101, share=0.6, judged=True),
+    "held": Rendering(seed=101, share=0.25, judged=True),
     "confounded": Rendering(seed=102, confound=0.8),
-    "opposite": Rendering(seed=103, share=0.6, confound=-0.8, judged=True),
+    "opposite": Rendering(seed=103, share=0.25, confound=-0.8, judged=True),
     "travelling": Rendering(seed=104, share=0.5, travelling=0.25),
-    "foreign": Rendering(seed=105, foreign=True),
+    "foreign": Rendering(seed=105, share=0.5, foreign=True),
     "clamped": Rendering(seed=106, share=0.3, clamped=0.1),
-    "pairs": Rendering(seed=107, share=0.75, pairs=0.4),
+    "pairs": Rendering(seed=107, share=0.5, pairs=0.4),
 }
 
 
