@@ -371,10 +371,15 @@ class PartitionedVAE(nn.Module):
         """The blocks side by side. A factor with a mask has its block placed by the mask's volume and nothing else.
 
         Masks learn from masks alone: a wrong volume would push all voxels one way, wherever the structure is. Where
-        there are masks, the encoder's features learn from them alone too: the picture's thousands of nats held them up.
+        there are masks, the encoder's features learn from them and from labels, and not from the picture: its thousands
+        of nats held masks up.
         """
         bottom = features[-1].flatten(1)
-        loc, raw = self.posterior(bottom.detach() if self.shaped else bottom).chunk(2, 1)
+        parameters = self.posterior(bottom)
+        if self.shaped:
+            taught = self._index([*self.taught, *(self.code_size + column for column in self.taught)])
+            parameters = self.posterior(bottom.detach()).index_copy(1, taught, parameters[:, taught])
+        loc, raw = parameters.chunk(2, 1)
         scale = softplus(raw - 1) + 1e-3
         for index, name in enumerate(self.shaped):
             where = self.partition[name].where
