@@ -233,6 +233,15 @@ def test_doing_nothing_stands_first_and_names_are_unique():
     assert all(row.needs is None or row.needs in {r.name for r in ROWS} for row in ROWS)
 
 
+def test_the_row_without_scanner_layer_and_independence_keeps_neither(study):
+    bare = rows._bare(study)
+    assert bare.factors == study.factors
+    assert not bare.scanner.factors
+    assert not bare.network.remainders
+    told = {name for name, weight in vars(bare.weights).items() if weight}
+    assert told <= {"distortion", "rate", "readout", "mask"}
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark_runs_small_and_resumes(tmp_path, capsys):
     assert main(["bench", str(tmp_path), "--quick", "--seeds", "1", "--json", "--quiet"]) == 0

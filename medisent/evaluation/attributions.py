@@ -25,8 +25,8 @@ from medisent.metrics import ncc
 from medisent.model import PartitionedVAE
 from medisent.readings import Reading, read_batch
 
-_SCANS = 16
-_SCANS_BESIDE = 4  # gradients and occlusion cost a hundred passes of the network a scan
+_SCANS = 8
+_SCANS_BESIDE = 2  # gradients and occlusion cost a hundred passes of the network a scan
 _STEPS = 16
 _PATCH = 6  # grid voxels
 _AT_ONCE = 32
