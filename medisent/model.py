@@ -179,9 +179,9 @@ class Head(nn.Module):
 
         fitted = least_squares(misses, start, loss="soft_l1", f_scale=0.1)
         found = torch.from_numpy(fitted.x).float()
-        spread = (wanted - inputs @ found).std().clamp(min=0.02)
         self.readout.weight[0], self.readout.bias[0] = found[:-1], found[-1]
-        self.readout.weight[1], self.readout.bias[1] = 0.0, (spread - 1e-2).expm1().log()
+        self.readout.weight[1] = 0.0
+        self._spread((wanted - inputs @ found).std())
 
     @torch.no_grad()
     def trust(self, guesses: Float[Tensor, " scans"], values: Float[Tensor, " scans"]) -> None:
@@ -189,8 +189,11 @@ class Head(nn.Module):
         guessed = guesses.isfinite()
         self.refit(self.located(guesses[guessed]), guesses[guessed])
         known = guessed & values.isfinite()
-        spread = (self.embed(values[known]) - self.embed(guesses[known])).square().mean().sqrt().clamp(min=0.02)
-        self.readout.bias[1] = (spread - 1e-2).expm1().log()
+        self._spread((self.embed(values[known]) - self.embed(guesses[known])).square().mean().sqrt())
+
+    def _spread(self, deviation: Float[Tensor, ""]) -> None:
+        """Let the readout stray by a standard deviation everywhere, two hundredths at least (see ``likelihood``)."""
+        self.readout.bias[1] = (deviation.clamp(min=0.02) - 1e-2).expm1().log()
 
     def embed(self, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch embedding"]:
         """Standardised embeddings of values; NaN where a value is unknown."""
@@ -376,7 +379,7 @@ class PartitionedVAE(nn.Module):
         """
         bottom = features[-1].flatten(1)
         parameters = self.posterior(bottom)
-        if self.shaped:
+        if self.shaped and bottom.requires_grad:  # else one pass says it all
             taught = self._index([*self.taught, *(self.code_size + column for column in self.taught)])
             parameters = self.posterior(bottom.detach()).index_copy(1, taught, parameters[:, taught])
         loc, raw = parameters.chunk(2, 1)

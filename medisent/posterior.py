@@ -83,7 +83,7 @@ class PartitionedNormal:
         may = self.latents(blocks)
         if not may.any():
             return self
-        mates = _together(group) & ~torch.eye(len(group), dtype=torch.bool, device=group.device)
+        mates = together(group) & ~torch.eye(len(group), dtype=torch.bool, device=group.device)
         with torch.no_grad():
             mate = torch.where(mates.any(1), mates.int().argmax(1), torch.arange(len(group), device=group.device))
             mine, other = Normal(self.loc, self.scale), Normal(self.loc[mate], self.scale[mate])
@@ -101,12 +101,12 @@ class PartitionedNormal:
         """
         pooled = self._pooled(group, "mean")
         still = PartitionedNormal(pooled.loc.detach(), pooled.scale.detach(), self.partition)
-        alone = (_together(group).sum(1) == 1)[:, None]
+        alone = (at_one(group).sum(1) == 1)[:, None]
         return self._where(self.latents(blocks) & ~alone, still)
 
     def _pooled(self, group: Int[Tensor, " batch"], pool: Pool) -> PartitionedNormal:
         """For each scan what its group, or it alone, agrees on, of all latents."""
-        weight = _together(group).to(self.loc.dtype)
+        weight = at_one(group).to(self.loc.dtype)
         if pool == "mean":
             weight = weight / weight.sum(1, keepdim=True)
             return PartitionedNormal(weight @ self.loc, (weight @ self.scale.square()).sqrt(), self.partition)
@@ -121,7 +121,11 @@ class PartitionedNormal:
         )
 
 
-def _together(group: Int[Tensor, " batch"]) -> Bool[Tensor, "batch batch"]:
-    """Which scans are of one group; each is of its own."""
-    same = (group[:, None] == group[None]) & (group[:, None] >= 0)
-    return same | torch.eye(len(group), dtype=torch.bool, device=group.device)
+def together(group: Int[Tensor, " batch"]) -> Bool[Tensor, "batch batch"]:
+    """Which scans are of one group; those without a group are not even their own mates."""
+    return (group[:, None] == group[None]) & (group[:, None] >= 0)
+
+
+def at_one(group: Int[Tensor, " batch"]) -> Bool[Tensor, "batch batch"]:
+    """Which scans are of one group; each that has none is of one with itself."""
+    return together(group) | torch.eye(len(group), dtype=torch.bool, device=group.device)

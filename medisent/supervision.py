@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medisent.batches import Batch
-from medisent.posterior import PartitionedNormal, Pool
+from medisent.posterior import PartitionedNormal, Pool, at_one, together
 
 Kind = Literal["groups", "pairs", "clamp", "ranks"]
 
@@ -67,13 +67,12 @@ class Tie:
     @property
     def together(self) -> Bool[Tensor, "batch batch"]:
         """Which scans are of one group; those without a group are not even their own mates."""
-        return (self.group[:, None] == self.group[None]) & (self.group[:, None] >= 0)
+        return together(self.group)
 
     @property
     def leader(self) -> Int[Tensor, " batch"]:
         """The first scan of each scan's group; itself for one without a group."""
-        own = torch.eye(len(self.group), dtype=torch.bool, device=self.group.device)
-        return (self.together | own).int().argmax(1)
+        return at_one(self.group).int().argmax(1)
 
     @property
     def still(self) -> bool:
