@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from medisent.evaluation.findings import MapScore
 from medisent.formats import read
 from medisent.grids import Grid
 from medisent.metrics import r2
-from medisent.progress import Progress
+from medisent.progress import Progress, Silence
 from medisent.training import train
 
 
@@ -168,10 +169,16 @@ class Explaining:
     source: str = "ours"
 
     def __call__(self, place: Place, row: str, seed: int, progress: Progress) -> tuple[int, Figures]:
-        trained = load_model(place.run(self.source, seed) / "model.safetensors")
-        material = Judge.of(place.cohorts.table("held", progress)).material(trained.study, progress)
-        scores = map_scores(trained, material, lambda: progress.advance(1))
+        model = place.run(self.source, seed) / "model.safetensors"
+        scores = _maps_of(model, place.cohorts.table("held", progress))
         return 0, Figures(maps={name: self.kind(score) for name, score in scores.items()})
+
+
+@lru_cache(maxsize=1)  # three rows, one after the other, ask for the maps of one model
+def _maps_of(model: Path, judged: Path) -> dict[str, MapScore]:
+    """All maps of a trained model, by factor, held against what truly changes."""
+    trained = load_model(model)
+    return map_scores(trained, Judge.of(judged).material(trained.study, Silence()), lambda: None)
 
 
 def no_edit(place: Place, row: str, seed: int, progress: Progress) -> tuple[int, Figures]:
