@@ -73,6 +73,46 @@ class Header:
     pixdim: Float[np.ndarray, "4"] | None = None
 
 
+@dataclass(frozen=True)
+class Instance:
+    """The DICOM image, or the frame of one, that a slice of a scan was read from.
+
+    Attributes:
+        sop_class: What kind of object it is in, a UID.
+        uid: Of the object.
+        frame: Which of its frames, counted from 1; None where it has but one.
+        position: Centre of the first voxel in mm, LPS+.
+        slope: What a stored value is multiplied by.
+        intercept: What is then added.
+    """
+
+    sop_class: str
+    uid: str
+    frame: int | None
+    position: tuple[float, float, float]
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """What objects derived from a DICOM scan refer to: identifiers of data, of no person.
+
+    Attributes:
+        modality: Such as ``MR``.
+        study: UID.
+        series: UID.
+        frame_of_reference: UID of the coordinate system; empty where the images name none.
+        instances: In the order of the slices.
+    """
+
+    modality: str
+    study: str
+    series: str
+    frame_of_reference: str
+    instances: tuple[Instance, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A scan: a box of voxels with a place in space.
@@ -82,12 +122,14 @@ class Volume:
         geometry: Where they lie.
         header: What the file said about space, where it was NIfTI; given back when the scan is written.
         remarks: What the reader had to decide, in sentences without identifiers.
+        source: What derived DICOM objects refer to, where it was DICOM.
     """
 
     voxels: Num[np.ndarray, "x y z"]
     geometry: Geometry
     header: Header | None = None
     remarks: tuple[str, ...] = field(default=())
+    source: Source | None = None
 
     @property
     def affine(self) -> Float[np.ndarray, "4 4"]:

@@ -16,10 +16,11 @@ from pydicom.dataset import Dataset
 from medisent.errors import FormatError, GeometryError, MedisentError
 from medisent.formats.checks import refuse_size
 from medisent.formats.pixels import assembled
-from medisent.volumes import Geometry, Volume
+from medisent.volumes import Geometry, Instance, Source, Volume
 
 _TAGS = [
-    *("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames"),
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
+    *("SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames"),
     *(
         "SamplesPerPixel",
         "PhotometricInterpretation",
@@ -109,7 +110,27 @@ def read_dicom(path: Path, *, series: int | None, max_voxels: int) -> Volume:
     refuse_size(path, shape, max_voxels)
     with _understood(path):
         voxels = assembled([(p.path, p.frame, p.slope, p.intercept) for p in planes], shape, path)
-    return Volume(voxels, Geometry(affine, shape), None, remarks)
+    return Volume(voxels, Geometry(affine, shape), None, remarks, _source(chosen, planes))
+
+
+def _source(images: Sequence[Image], planes: Sequence[Plane]) -> Source:
+    """What objects derived from these planes refer to."""
+    headers = {image.path: image.header for image in images}
+    first = headers[planes[0].path]
+
+    def told(header: Dataset, keyword: str) -> str:
+        return str(header.get(keyword) or "")
+
+    instances = []
+    for plane in planes:
+        header = headers[plane.path]
+        x, y, z = (float(mm) for mm in plane.position)
+        frame = plane.frame + 1 if header.get("NumberOfFrames") else None
+        kind, uid = told(header, "SOPClassUID"), told(header, "SOPInstanceUID")
+        instances.append(Instance(kind, uid, frame, (x, y, z), plane.slope, plane.intercept))
+    names = ("Modality", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    modality, study, series, frame_of_reference = (told(first, name) for name in names)
+    return Source(modality, study, series, frame_of_reference, tuple(instances))
 
 
 @contextmanager
