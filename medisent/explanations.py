@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -17,6 +16,7 @@ import pandas as pd
 from medisent.checkpoints import Trained
 from medisent.counterfactuals import harmonized, with_values
 from medisent.errors import InterventionError
+from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.factors import Factor
 from medisent.files import file_digest, whole_folder
 from medisent.formats import write
@@ -26,7 +26,6 @@ from medisent.version import __version__, versions
 from medisent.volumes import Volume
 
 SCHEMA = 1
-_SYNTHETIC = "synthetic: medisent, research use only"
 _CITATIONS = (
     "Kingma and Welling. Auto-Encoding Variational Bayes. ICLR 2014.",
     "Lei, G'Sell, Rinaldo, Tibshirani, Wasserman. Distribution-Free Predictive Inference for Regression. JASA 2018.",
@@ -110,7 +109,7 @@ class Explanation:
         """The content of ``factors.json`` but for the list of files."""
         return {
             "schema": SCHEMA,
-            "scan": _digest(self.scan),
+            "scan": voxels_digest(self.scan),
             "model": self.trained.digest,
             "factors": [_finite({str(k): v for k, v in row.items()}) for row in self.factors.to_dict("records")],
             "quality": {name: _finite(vars(check)) for name, check in self.reading.checks.items()},
@@ -173,21 +172,15 @@ class Explanation:
             maps.append(FactorMap(name, network.factors[name].role, network.factors[name].unit, change.voxels, file))
         for name, value, stem, volume in self._edits():
             factor, file = network.factors[name], f"counterfactuals/{stem}.nii.gz"
-            write(volume, place / file, description=f"{_SYNTHETIC}; {name}={_short(value)}")
-            sidecar = {
-                "synthetic": True,
-                "made_by": f"medisent {__version__}",
-                "factor": name,
-                "value": value,
-                "unit": factor.unit,
-            }
-            (place / f"counterfactuals/{stem}.json").write_text(_json(sidecar), encoding="utf-8")
+            making = self._making(f"{name}={_short(value)}", Edit(name, value, factor.unit))
+            write_synthetic(volume, place / file, making)
             title = f"{_words(name)} {_short(self.reading.readouts[name].estimate)} -> {factor.show(value)}"
             comparisons.append(Comparison(name, factor.role, title, volume.voxels.astype(np.float32), file))
-        write(self.canonical, place / "canonical.nii.gz", description=f"{_SYNTHETIC}; nuisance at the reference")
-        sidecar = {"synthetic": True, "made_by": f"medisent {__version__}", "nuisance": "reference"}
-        (place / "canonical.json").write_text(_json(sidecar), encoding="utf-8")
+        write_synthetic(self.canonical, place / "canonical.nii.gz", self._making("nuisance at the reference"))
         return maps, comparisons
+
+    def _making(self, wish: str, *edits: Edit) -> Making:
+        return Making(self.scan, self.trained.digest, (wish,), edits)
 
     def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison]) -> str:
         card = self.trained.card
@@ -210,7 +203,7 @@ class Explanation:
             provenance={
                 "medisent": __version__,
                 "model (SHA-256)": self.trained.digest,
-                "scan's voxels (SHA-256)": _digest(self.scan),
+                "scan's voxels (SHA-256)": voxels_digest(self.scan),
                 "trained on": f"{card.scans} scans of {card.subjects} subjects",
             },
         )
@@ -242,7 +235,7 @@ class Explanation:
             "command": "explain",
             "arguments": {"factors": list(self.trained.network.factors), "level": self.trained.card.level},
             "versions": versions(),
-            "inputs": {"scan_voxels_sha256": _digest(self.scan), "model_sha256": self.trained.digest},
+            "inputs": {"scan_voxels_sha256": voxels_digest(self.scan), "model_sha256": self.trained.digest},
             "seed": self.trained.study.training.seed,
             "outputs": files,
         }
@@ -283,10 +276,6 @@ def _small_step(trained: Trained, name: str, present: float) -> float:
     factor = trained.network.factors[name]
     step = min(middle, abs(present) / 10) if factor.kind == "positive" else middle
     return max(step, 1e-6)
-
-
-def _digest(scan: Volume) -> str:
-    return hashlib.sha256(np.ascontiguousarray(scan.voxels).tobytes() + scan.affine.tobytes()).hexdigest()
 
 
 def _json(content: Mapping[str, object]) -> str:

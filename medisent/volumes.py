@@ -74,6 +74,21 @@ class Header:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How a file holds values: as ``stored * slope + intercept``.
+
+    Attributes:
+        dtype: Of what is stored, such as ``int16``.
+        slope: What it is multiplied by.
+        intercept: What is then added.
+    """
+
+    dtype: str
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+@dataclass(frozen=True)
 class Instance:
     """The DICOM image, or the frame of one, that a slice of a scan was read from.
 
@@ -123,6 +138,7 @@ class Volume:
         header: What the file said about space, where it was NIfTI; given back when the scan is written.
         remarks: What the reader had to decide, in sentences without identifiers.
         source: What derived DICOM objects refer to, where it was DICOM.
+        stored: How the file held the values, where it was NIfTI.
     """
 
     voxels: Num[np.ndarray, "x y z"]
@@ -130,6 +146,7 @@ class Volume:
     header: Header | None = None
     remarks: tuple[str, ...] = field(default=())
     source: Source | None = None
+    stored: Stored | None = None
 
     @property
     def affine(self) -> Float[np.ndarray, "4 4"]:

@@ -106,11 +106,12 @@ def test_counterfactuals_are_named_by_factor_and_value(folder):
     for path in (folder / "counterfactuals").glob("*.nii.gz"):
         sidecar = strict(path.with_name(path.name.removesuffix(".nii.gz") + ".json").read_text())
         name, _, value = path.name.removesuffix(".nii.gz").rpartition("_")
-        assert name == sidecar["factor"]
+        (edit,) = sidecar["edits"]
+        assert name == edit["factor"]
         if name == "site":
-            assert value == f"site-{sidecar['value'] + 1:.0f}"
+            assert value == f"site-{edit['value'] + 1:.0f}"
         else:
-            assert float(value) == pytest.approx(sidecar["value"], rel=0.01)
+            assert float(value) == pytest.approx(edit["value"], rel=0.01)
 
 
 def test_factors_json_says_what_the_contract_says(folder, trained):

@@ -95,6 +95,7 @@ def counterfactual(
         raise UsageError(f"-o is {target}, but a counterfactual is written as .nii or .nii.gz. Choose such a name.")
     from medisent.counterfactuals import counterfactual as edited_scan
     from medisent.counterfactuals import parse_wish
+    from medisent.exports import Making, write_synthetic
 
     wanted = [parse_wish(text) for text in wishes or []]
     output = Output(as_json, quiet)
@@ -105,7 +106,7 @@ def counterfactual(
         progress.stage("editing")
         edited = edited_scan(loaded.trained, image, wanted, extrapolate=extrapolate)
         progress.stage("writing")
-        _write_synthetic(edited, target, wishes or [])
+        write_synthetic(edited, target, Making(image, loaded.trained.digest, tuple(wishes or ())))
     output.result({"schema": 1, "out": target, "set": wishes or []}, [f"Counterfactual: {target}"])
 
 
@@ -134,6 +135,8 @@ def harmonize(
     targets = [out if single else out / f"{stem(scan)}_harmonized.nii.gz" for scan in scans]
     if len(set(targets)) < len(targets):
         raise UsageError("Two of the scans have the same name, so one result would replace the other. Rename one.")
+    from medisent.exports import Making, write_synthetic
+
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("loading the model")
@@ -141,11 +144,9 @@ def harmonize(
         other = None if to is None else _read(to, None, None, output)
         progress.stage("harmonizing", len(scans))
         for path, target in zip(scans, targets, strict=True):
-            _write_synthetic(
-                loaded.harmonize(_read(path, None, None, output), other),
-                target,
-                ["the scanner of another scan" if to else "the reference scanner"],
-            )
+            image = _read(path, None, None, output)
+            wish = "the scanner of another scan" if to else "the reference scanner"
+            write_synthetic(loaded.harmonize(image, other), target, Making(image, loaded.trained.digest, (wish,)))
             progress.advance(1)
     output.result({"schema": 1, "out": out, "scans": targets}, [f"Harmonized: {target}" for target in targets])
 
@@ -214,20 +215,6 @@ def _read(path: Path, volume: int | None, series: int | None, output: Output) ->
     for remark in scan.remarks:
         output.say(f"{path.name}: {remark}")
     return scan
-
-
-def _write_synthetic(scan: Volume, target: Path, wishes: list[str]) -> None:
-    """The scan, which says in its header and in a file beside it that it is synthetic."""
-    import json
-
-    from medisent import __version__
-    from medisent.files import write_text
-    from medisent.formats import write
-
-    write(scan, target, description="synthetic: medisent counterfactual")
-    sidecar = target.with_name(target.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    said = {"synthetic": True, "made_by": f"medisent {__version__}", "set": wishes}
-    write_text(sidecar, json.dumps(said, indent=2) + "\n")
 
 
 def _cell(value: object) -> str:

@@ -11,7 +11,7 @@ from medisent.formats.checks import is_usable
 from medisent.formats.dicom import is_dicom, read_dicom
 from medisent.formats.nifti import is_nifti, read_nifti, write_nifti
 from medisent.formats.others import read_other
-from medisent.volumes import Volume
+from medisent.volumes import Stored, Volume
 
 __all__ = ["MAX_VOXELS", "read", "write"]
 
@@ -55,14 +55,14 @@ def read(
     return found
 
 
-def write(volume: Volume, path: Path, *, description: str) -> None:
-    """Write a volume as NIfTI; see ``medisent.formats.nifti.write_nifti``.
+def write(volume: Volume, path: Path, *, description: str, like: Volume | None = None) -> Stored:
+    """Write a volume as NIfTI, and say how its values are stored; see ``medisent.formats.nifti.write_nifti``.
 
     Raises:
         UsageError: The name does not end in ``.nii`` or ``.nii.gz``.
         MachineError: The file cannot be written.
     """
-    write_nifti(volume, path, description=description)
+    return write_nifti(volume, path, description=description, like=like)
 
 
 def _dispatch(path: Path, volume: int | None, series: int | None, max_voxels: int) -> Volume:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 from isal import igzip, igzip_lib, isal_zlib
-from jaxtyping import Num
+from jaxtyping import Bool, Num
 from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
 from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import ArrayLike
 
 from medisent.errors import FormatError, UsageError
 from medisent.files import whole_file
 from medisent.formats.checks import check_volume, refuse_size, refuse_types
 from medisent.formats.space import geometry_of, header_for, kept_header
-from medisent.volumes import Header, Volume
+from medisent.volumes import Header, Stored, Volume
 
 _KINDS: dict[tuple[int, bytes], Callable[..., Nifti1Header]] = {
     (348, b"n+1\0"): Nifti1Header,
@@ -61,7 +62,9 @@ def read_nifti(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
     layout = _layout(header, path, volume, max_voxels)
     raw = _stored(voxel_path, path, layout)
     geometry, remarks = geometry_of(header, layout.shape, path)
-    return Volume(_scaled(raw, header, path), geometry, kept_header(header), remarks)
+    slope, intercept = _scale(header, path)
+    stored = Stored(raw.dtype.name, slope, intercept)
+    return Volume(_scaled(raw, stored), geometry, kept_header(header), remarks, stored=stored)
 
 
 def is_nifti(path: Path) -> bool:
@@ -74,11 +77,22 @@ def is_nifti(path: Path) -> bool:
     return block[344:348] in (b"n+1\0", b"ni1\0") or block[4:8] in (b"n+2\0", b"ni2\0")
 
 
-def write_nifti(volume: Volume, path: Path, *, description: str) -> None:
+def write_nifti(volume: Volume, path: Path, *, description: str, like: Volume | None = None) -> Stored:
     """Write a NIfTI file from zero: values and place are the volume's, nothing else is carried over.
 
-    The same volume gives the same bytes. Values come back equal; voxel sizes, sform, qform, their codes and the units
-    are those of ``volume.header``, or, where there is none, the geometry's, in mm.
+    The same volume gives the same bytes. Voxel sizes, sform, qform, their codes and the units are those of
+    ``volume.header``, or, where there is none, the geometry's, in mm.
+
+    Args:
+        volume: What to write.
+        path: Where to.
+        description: What the header says about it.
+        like: The scan that the volume was made from. Without it all values come back equal. With it they are stored as
+            that scan's were, where that holds each of them, and else in float32 under its slope and intercept: the
+            values that are still the scan's come back equal, the others to single precision.
+
+    Returns:
+        How the file holds the values.
 
     Raises:
         UsageError: The name does not end in ``.nii`` or ``.nii.gz``.
@@ -86,15 +100,16 @@ def write_nifti(volume: Volume, path: Path, *, description: str) -> None:
     """
     if not path.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"{path} cannot be written: scans are written as NIfTI. Let the name end in .nii or .nii.gz.")
-    dtype = _storable(volume.voxels)
-    header = _fresh_header(volume, dtype)
+    stored = Stored(_storable(volume.voxels).name) if like is None else stored_like(volume.voxels, like)
+    header = _fresh_header(volume, stored)
     header["descrip"] = description.encode("ascii", "replace")[:79]
     with whole_file(path) as temporary, temporary.open("wb") as file:
         if path.name.endswith(".gz"):
             with igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as packed:
-                _write_stream(packed, header, volume.voxels, dtype)
+                _write_stream(packed, header, volume.voxels, stored)
         else:
-            _write_stream(file, header, volume.voxels, dtype)
+            _write_stream(file, header, volume.voxels, stored)
+    return stored
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -232,18 +247,22 @@ def _drain(file: BufferedIOBase, limit: int) -> int:
     return done
 
 
-def _scaled(raw: Num[np.ndarray, "x y z"], header: Nifti1Header, path: Path) -> Num[np.ndarray, "x y z"]:
+def _scale(header: Nifti1Header, path: Path) -> tuple[float, float]:
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise FormatError(
             f"{path} has a slope without a valid intercept. Its header is damaged: export it again."
         ) from error
-    if slope is None or (slope == 1 and intercept == 0):
+    return (1.0, 0.0) if slope is None else (float(slope), float(intercept))
+
+
+def _scaled(raw: Num[np.ndarray, "x y z"], stored: Stored) -> Num[np.ndarray, "x y z"]:
+    if (stored.slope, stored.intercept) == (1, 0):
         return raw if raw.dtype != np.float16 else raw.astype(np.float32)
     values = raw.astype(np.float64)
-    values *= slope
-    values += intercept
+    values *= stored.slope
+    values += stored.intercept
     return values
 
 
@@ -258,24 +277,66 @@ def _storable(voxels: Num[np.ndarray, "x y z"]) -> np.dtype:
     return np.dtype("<f4" if single else "<f8")
 
 
-def _fresh_header(volume: Volume, dtype: np.dtype) -> Nifti1Header:
+def stored_like(voxels: Num[np.ndarray, "x y z"], scan: Volume) -> Stored:
+    """How to hold voxels that were made from a scan's; see ``write_nifti``."""
+    own = scan.stored or Stored(scan.voxels.dtype.name)
+    single = Stored("float32", own.slope, own.intercept)
+    planes = [(voxels[:, :, z], scan.voxels[:, :, z]) for z in range(voxels.shape[2])]
+    if all(_holds(own, plane, np.ones(plane.shape, bool)) for plane, _ in planes):
+        return own
+    if all(_holds(single, plane, plane == before) for plane, before in planes):
+        return single
+    return Stored("float64")
+
+
+def _holds(stored: Stored, values: Num[np.ndarray, "x y"], which: Bool[np.ndarray, "x y"]) -> bool:
+    """Whether these of the values come back equal."""
+    dtype = np.dtype(stored.dtype)
+    if dtype == np.float16:  # which NIfTI does not have
+        return False
+    exact = _unscaled(values, stored)
+    if dtype.kind in "iu" and not (np.iinfo(dtype).min <= exact.min() and exact.max() <= np.iinfo(dtype).max):
+        return False
+    with np.errstate(over="ignore"):
+        kept = exact.astype(dtype)
+    back = (
+        kept
+        if (stored.slope, stored.intercept) == (1, 0)
+        else kept.astype(np.float64) * stored.slope + (stored.intercept)
+    )
+    return bool((back == values)[which].all())
+
+
+def _unscaled(values: Num[np.ndarray, "..."], stored: Stored) -> Num[np.ndarray, "..."]:
+    """What is to be stored for values; whole numbers where those give the values."""
+    if (stored.slope, stored.intercept) == (1, 0):
+        return values
+    exact = (values.astype(np.float64) - stored.intercept) / stored.slope
+    whole = np.rint(exact)
+    found: np.ndarray = np.where(whole * stored.slope + stored.intercept == values, whole, exact)
+    return found
+
+
+def _fresh_header(volume: Volume, stored: Stored) -> Nifti1Header:
     """A header from zero with the place that was kept, as long as it is still the volume's, else the geometry's."""
     kept = volume.header
     if kept is not None:
-        header = _header_with(kept, volume, dtype)
+        header = _header_with(kept, volume, stored)
         place, _ = geometry_of(header, volume.geometry.shape, Path("the header"))
         if np.allclose(place.affine, volume.affine, rtol=1e-5, atol=1e-3):
             return header
-    return _header_with(header_for(volume.geometry), volume, dtype)
+    return _header_with(header_for(volume.geometry), volume, stored)
 
 
-def _header_with(kept: Header, volume: Volume, dtype: np.dtype) -> Nifti1Header:
-    double = _needs_double(kept) if volume.header is kept else False
+def _header_with(kept: Header, volume: Volume, stored: Stored) -> Nifti1Header:
+    double = _needs_double([stored.slope, stored.intercept])
+    if volume.header is kept:
+        double |= any(_needs_double(part) for part in (kept.sform, kept.quaternion, kept.pixdim) if part is not None)
     large = max(volume.voxels.shape) > np.iinfo(np.int16).max
     header: Nifti1Header = Nifti2Header(endianness="<") if double or large else Nifti1Header(endianness="<")
-    header.set_data_dtype(dtype)
+    header.set_data_dtype(np.dtype(stored.dtype))
     header.set_data_shape(volume.voxels.shape)
-    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["scl_slope"], header["scl_inter"] = stored.slope, stored.intercept
     header["vox_offset"] = int(header["sizeof_hdr"]) + 4
     if kept.sform is not None:
         header.set_sform(kept.sform, kept.sform_code)
@@ -289,16 +350,18 @@ def _header_with(kept: Header, volume: Volume, dtype: np.dtype) -> Nifti1Header:
     return header
 
 
-def _needs_double(kept: Header) -> bool:
-    """Whether a number of the header does not fit into NIfTI-1, which has single precision."""
-    numbers = [array.ravel() for array in (kept.sform, kept.quaternion, kept.pixdim) if array is not None]
-    return any(not np.array_equal(array, array.astype(np.float32)) for array in numbers)
+def _needs_double(numbers: ArrayLike) -> bool:
+    """Whether one of the numbers does not fit into NIfTI-1, which has single precision."""
+    exact = np.asarray(numbers, np.float64)
+    return not np.array_equal(exact, exact.astype(np.float32))
 
 
 def _write_stream(
-    file: BufferedIOBase | igzip.IGzipFile, header: Nifti1Header, voxels: Num[np.ndarray, "x y z"], dtype: np.dtype
+    file: BufferedIOBase | igzip.IGzipFile, header: Nifti1Header, voxels: Num[np.ndarray, "x y z"], stored: Stored
 ) -> None:
     file.write(header.binaryblock + bytes(4))
+    dtype = np.dtype(stored.dtype).newbyteorder("<")
     planes = max(1, _CHUNK // (dtype.itemsize * voxels.shape[0] * voxels.shape[1]))
     for first in range(0, voxels.shape[2], planes):
-        file.write(voxels[:, :, first : first + planes].astype(dtype).tobytes(order="F"))
+        part = _unscaled(voxels[:, :, first : first + planes], stored)
+        file.write(part.astype(dtype).tobytes(order="F"))

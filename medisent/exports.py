@@ -1,0 +1,87 @@
+"""How a synthetic scan leaves: as NIfTI that says what it is, with a sidecar of what was asked, from what, by what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medisent.files import write_text
+from medisent.formats import write
+from medisent.version import __version__
+from medisent.volumes import Volume
+
+_SYNTHETIC = "synthetic: medisent, research use only"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A factor's new value.
+
+    Attributes:
+        factor: Its name.
+        value: In its unit; the number of the level where it has levels.
+        unit: Of the value.
+    """
+
+    factor: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, eq=False)
+class Making:
+    """What a synthetic scan was made of.
+
+    Attributes:
+        scan: What was edited.
+        model: SHA-256 of the model file.
+        wishes: What was asked, in words such as ``tumour_volume=20``.
+        edits: What that came to, where it is known.
+    """
+
+    scan: Volume
+    model: str
+    wishes: tuple[str, ...]
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """What a header says about the scan."""
+        return f"{_SYNTHETIC}; {', '.join(self.wishes) or 'nothing changed'}"
+
+
+def write_synthetic(volume: Volume, path: Path, making: Making) -> None:
+    """Write a synthetic scan as NIfTI, stored as the scan it was made from if that loses nothing, and its sidecar.
+
+    Raises:
+        UsageError: The name does not end in ``.nii`` or ``.nii.gz``.
+        MachineError: A file cannot be written.
+    """
+    stored = write(volume, path, description=making.description, like=making.scan)
+    said = {
+        "synthetic": True,
+        "Description": f"{making.description}. No patient looked like this. Not for diagnosis.",
+        "GeneratedBy": [{"Name": "medisent", "Version": __version__}],
+        "SourceVoxelsSHA256": voxels_digest(making.scan),
+        "ModelSHA256": making.model,
+        "set": making.wishes,
+        "edits": [asdict(edit) for edit in making.edits],
+        "DataType": stored.dtype,
+        "Slope": stored.slope,
+        "Intercept": stored.intercept,
+    }
+    write_text(path.with_name(sidecar_name(path)), json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+
+
+def sidecar_name(path: Path) -> str:
+    """The name of the file beside a NIfTI file that says what it is."""
+    return path.name.removesuffix(".gz").removesuffix(".nii") + ".json"
+
+
+def voxels_digest(scan: Volume) -> str:
+    """SHA-256 of a scan's values and place."""
+    return hashlib.sha256(np.ascontiguousarray(scan.voxels).tobytes() + scan.affine.tobytes()).hexdigest()
