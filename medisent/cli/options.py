@@ -29,6 +29,12 @@ VolumeNumber = Annotated[
 SeriesNumber = Annotated[
     int | None, typer.Option("--series", min=0, metavar="N", help="Which series of a DICOM folder, as listed.")
 ]
+MaxVoxels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-voxels", min=1, metavar="N", help="Refuse a scan that claims more, before memory is asked for."
+    ),
+]
 Scan = Annotated[
     Path, typer.Argument(metavar="SCAN", help="A NIfTI file, a DICOM file or folder, or what SimpleITK reads.")
 ]

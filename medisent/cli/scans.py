@@ -1,9 +1,11 @@
-"""Commands about scans: ``explain``, ``counterfactual``, ``encode``."""
+"""Commands about scans: ``explain``, ``counterfactual``, ``harmonize``, ``encode``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -11,6 +13,7 @@ from medisent.cli.options import (
     Debug,
     Device,
     Json,
+    MaxVoxels,
     ModelName,
     Quiet,
     Scan,
@@ -19,14 +22,31 @@ from medisent.cli.options import (
     VolumeNumber,
     chosen_device,
 )
-from medisent.cli.output import Output, table
-from medisent.errors import UsageError
+from medisent.cli.output import Output, end_after_result, table
+from medisent.errors import MedisentError, UsageError
 
 if TYPE_CHECKING:
     from medisent.models import Model
+    from medisent.progress import Progress
     from medisent.volumes import Volume
 
 _SUFFIXES = (".nii", ".gz", ".dcm", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr")
+_TOLD = 4  # refusals that are told one by one when many scans are
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A scan out of several for which nothing was done.
+
+    Attributes:
+        scan: Its path.
+        error: Why.
+    """
+
+    scan: Path
+    error: MedisentError
 
 
 def explain(
@@ -38,6 +58,7 @@ def explain(
     ] = None,
     volume: VolumeNumber = None,
     series: SeriesNumber = None,
+    max_voxels: MaxVoxels = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -52,7 +73,7 @@ def explain(
     with output.progress() as progress:
         progress.stage("reading")
         loaded = _model(model, device, seed)
-        image = _read(scan, volume, series, output)
+        image = _read(scan, output, volume, series, max_voxels)
         progress.stage("explaining")
         explanation = loaded.explain(image)
         folder = out or Path(f"{stem(scan)}_medisent")
@@ -80,6 +101,7 @@ def counterfactual(
     extrapolate: Annotated[bool, typer.Option("--extrapolate", help="Allow values outside what training saw.")] = False,
     volume: VolumeNumber = None,
     series: SeriesNumber = None,
+    max_voxels: MaxVoxels = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -102,7 +124,7 @@ def counterfactual(
     with output.progress() as progress:
         progress.stage("reading")
         loaded = _model(model, device, seed)
-        image = _read(scan, volume, series, output)
+        image = _read(scan, output, volume, series, max_voxels)
         progress.stage("editing")
         edited = edited_scan(loaded.trained, image, wanted, extrapolate=extrapolate)
         progress.stage("writing")
@@ -119,6 +141,7 @@ def harmonize(
         Path | None, typer.Option("--to", metavar="SCAN", help="The scan whose scanner to imitate; else the reference.")
     ] = None,
     model: ModelName = None,
+    max_voxels: MaxVoxels = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -127,7 +150,8 @@ def harmonize(
 ) -> None:
     """Take the differences between scanners out of scans.
 
-    Moves brightness, contrast and bias field to those of one scan, or to the reference; anatomy stays.
+    Moves brightness, contrast and bias field to those of one scan, or to the reference; anatomy stays. Of
+    several scans one that is refused does not stop the others; the command then ends with 3.
     """
     single = out.name.endswith((".nii", ".nii.gz"))
     if single and len(scans) > 1:
@@ -141,14 +165,24 @@ def harmonize(
     with output.progress() as progress:
         progress.stage("loading the model")
         loaded = _model(model, device, seed)
-        other = None if to is None else _read(to, None, None, output)
+        other = None if to is None else _read(to, output, max_voxels=max_voxels)
+        wish = "the scanner of another scan" if to else "the reference scanner"
+
+        def harmonized(number: int) -> Path:
+            scan = _read(scans[number], output, max_voxels=max_voxels)
+            write_synthetic(
+                loaded.harmonize(scan, other), targets[number], Making(scan, loaded.trained.digest, (wish,))
+            )
+            return targets[number]
+
         progress.stage("harmonizing", len(scans))
-        for path, target in zip(scans, targets, strict=True):
-            image = _read(path, None, None, output)
-            wish = "the scanner of another scan" if to else "the reference scanner"
-            write_synthetic(loaded.harmonize(image, other), target, Making(image, loaded.trained.digest, (wish,)))
-            progress.advance(1)
-    output.result({"schema": 1, "out": out, "scans": targets}, [f"Harmonized: {target}" for target in targets])
+        done, failed = _each(scans, harmonized, progress)
+    written = list(done.values())
+    output.result(
+        {"schema": 1, "out": out, "scans": written, "failed": _told(failed)},
+        [f"Harmonized: {target}" for target in written],
+    )
+    _end(failed, len(scans))
 
 
 def encode(
@@ -157,6 +191,7 @@ def encode(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="codes.tsv", help="The table; else it is printed.")
     ] = None,
+    max_voxels: MaxVoxels = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -165,7 +200,8 @@ def encode(
 ) -> None:
     """Write the latents of scans as a table.
 
-    One row a scan; every latent is named by its block.
+    One row a scan; every latent is named by its block. A scan that is refused has no row and does not stop the others;
+    the command then ends with 3.
     """
     import pandas as pd
 
@@ -176,19 +212,22 @@ def encode(
         progress.stage("loading the model")
         loaded = _model(model, device, seed)
         progress.stage("encoding", len(scans))
-        rows = []
-        for path in scans:
-            rows.append(loaded.encode([_read(path, None, None, output)]))
-            progress.advance(1)
-    codes = pd.concat(rows, ignore_index=True)
-    codes.insert(0, "scan", [str(path) for path in scans])
+        done, failed = _each(
+            scans,
+            lambda number: loaded.encode([_read(scans[number], output, max_voxels=max_voxels)]),
+            progress,
+        )
+    codes = pd.concat(list(done.values()), ignore_index=True)
+    codes.insert(0, "scan", [str(scans[number]) for number in done])
     text = codes.to_csv(sep="\t", index=False, lineterminator="\n")
     if out is not None:
         write_text(out, text)
     if out is None and not as_json:
         print(text, end="")  # the table is what was asked for, however quietly
     else:
-        output.result({"schema": 1, "out": out, "codes": codes.to_dict("records")}, [f"Codes: {out}"])
+        found = {"schema": 1, "out": out, "codes": codes.to_dict("records"), "failed": _told(failed)}
+        output.result(found, [f"Codes: {out}"])
+    _end(failed, len(scans))
 
 
 def stem(scan: Path) -> str:
@@ -208,13 +247,62 @@ def _model(name: str | None, device: str, seed: int) -> Model:
     return load(name, device=chosen_device(device))
 
 
-def _read(path: Path, volume: int | None, series: int | None, output: Output) -> Volume:
-    from medisent.formats import read
+def _read(
+    path: Path,
+    output: Output,
+    volume: int | None = None,
+    series: int | None = None,
+    max_voxels: int | None = None,
+) -> Volume:
+    from medisent.formats import MAX_VOXELS, read
 
-    scan = read(path, volume=volume, series=series)
+    scan = read(path, volume=volume, series=series, max_voxels=max_voxels or MAX_VOXELS)
     for remark in scan.remarks:
         output.say(f"{path.name}: {remark}")
     return scan
+
+
+def _each(
+    scans: Sequence[Path], work: Callable[[int], Result], progress: Progress
+) -> tuple[dict[int, Result], list[Failure]]:
+    """What became of each scan, by its number, and which ones failed; a failure does not stop the others.
+
+    Raises:
+        MedisentError: Every scan failed.
+    """
+    done: dict[int, Result] = {}
+    failed = []
+    for number, scan in enumerate(scans):
+        try:
+            done[number] = work(number)
+        except MedisentError as error:
+            failed.append(Failure(scan, error))
+        progress.advance(1)
+    if not done:
+        raise _failure(failed, len(scans))
+    return done, failed
+
+
+def _failure(failed: Sequence[Failure], count: int) -> MedisentError:
+    """The one refusal that several amount to: that of the input, if there is one, goes before the machine's."""
+    if len(failed) == count == 1:
+        return failed[0].error
+    lines = [f"{len(failed)} of {count} scans failed" + (":" if len(failed) == count else "; the others are done:")]
+    lines += [str(failure.error).splitlines()[0] for failure in failed[:_TOLD]]
+    if len(failed) > _TOLD:
+        lines.append(f"... and {len(failed) - _TOLD} more.")
+    foremost = min((failure.error for failure in failed), key=lambda error: error.exit_code)
+    return type(foremost)("\n".join(lines))
+
+
+def _told(failed: Sequence[Failure]) -> list[dict[str, object]]:
+    return [{"scan": f.scan, "code": f.error.code, "message": str(f.error)} for f in failed]
+
+
+def _end(failed: Sequence[Failure], count: int) -> None:
+    """End with the failures' exit code after the result of the other scans is out, or not at all where none failed."""
+    if failed:
+        end_after_result(_failure(failed, count))
 
 
 def _cell(value: object) -> str:

@@ -11,6 +11,9 @@ from jaxtyping import Float
 
 from medisent.errors import FormatError
 
+_SPACING_MM = (1e-6, 1e4)  # from light microscopes, or headers in metres, to far beyond any scanner
+_FARTHEST_MM = 1e7  # single precision keeps no millimetres beyond
+
 
 def check_volume(path: Path, sizes: Sequence[int], volume: int | None) -> int:
     """How many volumes a file of these sizes holds, once it is clear which of them is meant.
@@ -52,14 +55,18 @@ def refuse_size(path: Path, shape: Sequence[int], max_voxels: int) -> None:
     """
     if math.prod(shape) > max_voxels:
         size = " x ".join(map(str, shape))
-        raise FormatError(f"{path} claims {size} voxels, more than the {max_voxels:,} that are read. Crop it first.")
+        raise FormatError(
+            f"{path} claims {size} voxels, more than the {max_voxels:,} that are read. "
+            "Crop it first, or allow more: --max-voxels."
+        )
 
 
 def is_usable(affine: Float[np.ndarray, "4 4"]) -> bool:
-    """Whether an affine is finite and its three axes span space."""
+    """Whether an affine is finite, its axes span space, its voxels of a size and at a place that a scan can have."""
     if not np.isfinite(affine).all():
         return False
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         span = abs(np.linalg.det(affine[:3, :3] / lengths))
-    return bool(np.isfinite(span) and span > 1e-3)
+    possible = lengths.min() >= _SPACING_MM[0] and lengths.max() <= _SPACING_MM[1]
+    return bool(possible and span > 1e-3 and np.abs(affine[:3, 3]).max() <= _FARTHEST_MM)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import zlib
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -24,15 +24,17 @@ from medisent.formats.checks import check_volume, refuse_size, refuse_types
 from medisent.formats.space import geometry_of, header_for, kept_header
 from medisent.volumes import Header, Stored, Volume
 
-_KINDS: dict[tuple[int, bytes], Callable[..., Nifti1Header]] = {
+_KINDS: dict[tuple[int, bytes], type[Nifti1Header]] = {
     (348, b"n+1\0"): Nifti1Header,
     (348, b"ni1\0"): Nifti1PairHeader,
     (540, b"n+2\0"): Nifti2Header,
     (540, b"ni2\0"): Nifti2PairHeader,
 }
 _CHUNK = 1 << 22
-_PADDING = 4096  # bytes after the voxels that are still taken for padding
+_PADDING = 4096  # zeros after the voxels that are still taken for padding
 _DEFLATE_AT_BEST = 1032  # deflate cannot shrink more, so a header that claims more is false
+_MAX_OFFSET = 1 << 28  # extensions of a header are kilobytes, seldom megabytes
+_BOMB = (1 << 30, 200)  # bytes, unfolded from this part of them or less: no scan, and hardly a mask, packs like that
 _DAMAGED_GZIP = (igzip.BadGzipFile, igzip_lib.IsalError, isal_zlib.error, zlib.error)
 
 
@@ -58,7 +60,7 @@ def read_nifti(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
         GeometryError: Neither sform nor qform gives the voxels a place.
     """
     header_path, voxel_path = _pair(path)
-    header = _header(header_path, path)
+    header = _header(header_path, voxel_path, path)
     layout = _layout(header, path, volume, max_voxels)
     raw = _stored(voxel_path, path, layout)
     geometry, remarks = geometry_of(header, layout.shape, path)
@@ -137,20 +139,20 @@ def _open(path: Path) -> BufferedIOBase:
     return path.open("rb")
 
 
-def _header(header_path: Path, path: Path) -> Nifti1Header:
+def _header(header_path: Path, voxel_path: Path, path: Path) -> Nifti1Header:
     with closing(_open(header_path)) as file:
         try:
             block = file.read(540)
-        except EOFError as error:
-            raise FormatError(f"{path} is truncated: it ends within its header. Copy or download it again.") from error
-        except _DAMAGED_GZIP as error:
-            raise FormatError(
-                f"{path} is damaged: its gzip data cannot be unpacked. Copy or download it again."
-            ) from error
+        except (EOFError, *_DAMAGED_GZIP) as error:
+            raise _broken_gzip(path, error) from error
     for order in ("<", ">"):
         size = int(np.frombuffer(block[:4].ljust(4), f"{order}i4")[0])
         magic = block[344:348] if size == 348 else block[4:8]
         if (kind := _KINDS.get((size, magic))) is not None and len(block) >= size:
+            if kind.is_single != (header_path == voxel_path):
+                raise FormatError(
+                    f"{path} says of its voxels that they are in another file than they are. Export it again."
+                )
             # without nibabel's own check, which prints and mends in silence
             return kind(block[:size], endianness=order, check=False)
         if size == 348 and magic[:1] not in (b"n", b"N"):
@@ -167,11 +169,13 @@ def _layout(header: Nifti1Header, path: Path, volume: int | None, max_voxels: in
     except (HeaderDataError, KeyError) as error:
         raise FormatError(f"{path} holds values of a type that is not read. Save it as float32 or float64.") from error
     refuse_types(path, dtype)
+    if int(header["bitpix"]) not in (0, dtype.itemsize * 8):
+        raise FormatError(f"{path} gives two lengths of one value. Its header is false: export it again.")
     refuse_size(path, shape, max_voxels)
     offset = float(header["vox_offset"])
-    single = header["magic"].item().startswith(b"n+")
-    if not (math.isfinite(offset) and offset >= (int(header["sizeof_hdr"]) if single else 0)):
-        raise FormatError(f"{path} says that its voxels begin inside its header. It is damaged: export it again.")
+    least = int(header["sizeof_hdr"]) + 4 if header.is_single else 0
+    if not (least <= offset <= _MAX_OFFSET and offset.is_integer()):
+        raise FormatError(f"{path} says that its voxels begin where they cannot. Its header is false: export it again.")
     size = math.prod(shape) * dtype.itemsize
     start = int(offset) + (volume or 0) * size
     return _Layout(dtype, shape, start, int(offset) + count * size)
@@ -197,21 +201,23 @@ def _stored(voxel_path: Path, path: Path, layout: _Layout) -> Num[np.ndarray, "x
         packed = isinstance(file, igzip.IGzipFile)
         if layout.end > on_disk * (_DEFLATE_AT_BEST if packed else 1):
             raise _truncated(path, layout.end)
+        if packed and layout.end > max(_BOMB[0], on_disk * _BOMB[1]):
+            raise FormatError(
+                f"{path} unfolds to {layout.end / on_disk:.0f} times its size, {layout.end / 1e9:.1f} GB. "
+                "If that is meant, unpack it with gunzip first."
+            )
         buffer = np.empty(layout.size, np.uint8)
         try:
             _skip(file, layout.start, packed)
             filled = _fill(file, buffer.data)
-            position = layout.start + filled + (_drain(file, layout.end - layout.start + _PADDING) if packed else 0)
-        except EOFError as error:
-            raise _truncated(path, layout.end) from error
-        except _DAMAGED_GZIP as error:
-            raise FormatError(
-                f"{path} is damaged: its gzip checksum or length is wrong. Copy or download it again."
-            ) from error
-    position = position if packed else on_disk
+            position = layout.start + filled
+            position += _skip(file, layout.end - position, packed)
+            padded = _ends_in_padding(file)
+        except (EOFError, *_DAMAGED_GZIP) as error:
+            raise _broken_gzip(path, error) from error
     if filled < layout.size or position < layout.end:
         raise _truncated(path, layout.end)
-    if position > layout.end + _PADDING:
+    if not padded:
         raise FormatError(f"{path} holds more data than its header declares. Its header is false: export it again.")
     raw = buffer.view(layout.dtype)
     if not layout.dtype.isnative:
@@ -223,43 +229,51 @@ def _truncated(path: Path, declared: int) -> FormatError:
     return FormatError(f"{path} is truncated: its header declares {declared:,} bytes. Copy or download it again.")
 
 
-def _skip(file: BufferedIOBase, count: int, packed: bool) -> None:
+def _broken_gzip(path: Path, error: Exception) -> FormatError:
+    if isinstance(error, EOFError):
+        return FormatError(f"{path} is truncated: its gzip data end too early. Copy or download it again.")
+    return FormatError(f"{path} is damaged: its gzip data, checksum or length are wrong. Copy or download it again.")
+
+
+def _skip(file: BufferedIOBase, count: int, packed: bool) -> int:
+    """Pass over bytes; returns how many there were."""
     if not packed:
-        file.seek(count)
-        return
-    while count > 0 and (chunk := file.read(min(count, _CHUNK))):
-        count -= len(chunk)
+        here = file.tell()
+        return min(file.seek(0, os.SEEK_END), file.seek(here + count)) - here
+    done = 0
+    while done < count and (chunk := file.read(min(count - done, _CHUNK))):
+        done += len(chunk)
+    return done
 
 
 def _fill(file: BufferedIOBase, view: memoryview) -> int:
     done = 0
-    while done < len(view) and (chunk := file.read(min(len(view) - done, _CHUNK))):
-        view[done : done + len(chunk)] = chunk
-        done += len(chunk)
+    while done < len(view) and (read := file.readinto(view[done : done + _CHUNK])):
+        done += read
     return done
 
 
-def _drain(file: BufferedIOBase, limit: int) -> int:
-    """Bytes up to the end of the stream; stops once they are more than can be right."""
-    done = 0
-    while done <= limit and (chunk := file.read(_CHUNK)):
-        done += len(chunk)
-    return done
+def _ends_in_padding(file: BufferedIOBase) -> bool:
+    """Whether the stream, read to its end, holds nothing more but a few zeros."""
+    rest = file.read(_PADDING + 1)
+    while rest and len(rest) <= _PADDING and (chunk := file.read(_PADDING)):
+        rest += chunk
+    return len(rest) <= _PADDING and not any(rest)
 
 
 def _scale(header: Nifti1Header, path: Path) -> tuple[float, float]:
-    try:
-        slope, intercept = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise FormatError(
-            f"{path} has a slope without a valid intercept. Its header is damaged: export it again."
-        ) from error
-    return (1.0, 0.0) if slope is None else (float(slope), float(intercept))
+    """Slope and intercept; 0 and NaN as slope mean that values are as they are stored."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):
+        return 1.0, 0.0
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise FormatError(f"{path} has a slope or intercept that is no number. Its header is damaged: export it again.")
+    return slope, intercept
 
 
 def _scaled(raw: Num[np.ndarray, "x y z"], stored: Stored) -> Num[np.ndarray, "x y z"]:
     if (stored.slope, stored.intercept) == (1, 0):
-        return raw if raw.dtype != np.float16 else raw.astype(np.float32)
+        return raw
     values = raw.astype(np.float64)
     values *= stored.slope
     values += stored.intercept

@@ -21,7 +21,11 @@ _PLAUSIBLE_SPACING = (0.001, 100.0)
 
 
 def geometry_of(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tuple[Geometry, tuple[str, ...]]:
-    """The sform where it has a code and is usable, else the qform, else the voxel sizes alone."""
+    """The sform where it has a code and is usable, else the qform, else the voxel sizes alone.
+
+    Raises:
+        GeometryError: None of them gives the voxels a place.
+    """
     sform = _usable(header.get_sform) if header["sform_code"] > 0 else None
     qform = _usable(lambda: _qform(header)) if header["qform_code"] > 0 else None
     remarks = []
@@ -29,18 +33,22 @@ def geometry_of(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -
         remarks.append(f"The header's sform and qform differ by up to {apart:.1f} voxels; the sform is used.")
     if sform is None and header["sform_code"] > 0 and qform is not None:
         remarks.append("The header's sform is not usable; the qform is used.")
+    if qform is None and header["qform_code"] > 0 and sform is not None:
+        remarks.append("The header's qform is not usable; the sform is used.")
     affine = sform if sform is not None else qform
     if affine is None:
         if header["sform_code"] > 0 or header["qform_code"] > 0:
             raise GeometryError(
                 f"{path} has no usable sform or qform: they are singular or not finite. Export it again."
             )
-        affine = _bare_affine(header, shape)
+        affine = _bare_affine(header, shape, path)
         remarks.append(
             "The header gives no orientation; left and right are assumed to be stored as in radiological display (LAS)."
         )
+    elif qform is None:
+        remarks += _sizes_remark(header, affine)
     affine, remark = _in_mm(affine, int(header["xyzt_units"]) & 7)
-    return Geometry(affine, shape), (*remarks, *remark)
+    return Geometry(affine, shape), (*remarks, *remark, *shear_remark(affine))
 
 
 def _usable(read: Callable[[], np.ndarray]) -> Float[np.ndarray, "4 4"] | None:
@@ -61,13 +69,29 @@ def _qform(header: Nifti1Header) -> Float[np.ndarray, "4 4"]:
     return affine
 
 
-def _bare_affine(header: Nifti1Header, shape: tuple[int, int, int]) -> Float[np.ndarray, "4 4"]:
+def _bare_affine(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> Float[np.ndarray, "4 4"]:
     """Voxel sizes only, centred, first axis to the left, as nibabel and the standard's method 1 have it."""
-    sizes = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
-    sizes = np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1.0) * [-1, 1, 1]
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], np.float64)) * [-1, 1, 1]
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = -sizes * (np.array(shape) - 1) / 2
+    if not is_usable(affine):
+        raise GeometryError(f"{path} has neither an orientation nor valid voxel sizes. Export it again.")
     return affine
+
+
+def _sizes_remark(header: Nifti1Header, sform: Float[np.ndarray, "4 4"]) -> tuple[str, ...]:
+    """A sentence where the header's voxel sizes are not those of its sform and no qform tells the same."""
+    sizes = np.asarray(header["pixdim"][1:4], np.float64)
+    if np.allclose(sizes, np.linalg.norm(sform[:3, :3], axis=0), rtol=0.01, atol=0):
+        return ()
+    return ("The header's voxel sizes are not those of its sform; the sform is used.",)
+
+
+def shear_remark(affine: Float[np.ndarray, "4 4"]) -> tuple[str, ...]:
+    """A sentence where axes are not at right angles; such a place is kept as it is."""
+    steps = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    angle = np.degrees(np.arcsin(min(1.0, np.abs(steps.T @ steps - np.eye(3)).max())))
+    return (f"The voxels' axes are {angle:.1f} degrees from a right angle; they are kept so.",) if angle > 0.5 else ()
 
 
 def _disagreement(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
@@ -113,4 +137,6 @@ def header_for(geometry: Geometry) -> Header:
     """The header of a scan that was not NIfTI: sform and qform are the geometry, in mm; a sheared one has no qform."""
     steps = geometry.affine[:3, :3] / geometry.spacing
     rigid = np.allclose(steps.T @ steps, np.eye(3), atol=1e-4)
-    return Header(geometry.affine, 1, geometry.affine if rigid else None, int(rigid), 2)
+    if rigid:
+        return Header(geometry.affine, 1, geometry.affine, 1, 2)
+    return Header(geometry.affine, 1, None, 0, 2, pixdim=np.array([1.0, *geometry.spacing]))
