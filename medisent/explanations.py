@@ -18,7 +18,7 @@ from medisent.counterfactuals import harmonized, with_values
 from medisent.errors import InterventionError
 from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.factors import Factor
-from medisent.files import file_digest, whole_folder
+from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Comparison, FactorMap, explanation_page
@@ -92,18 +92,18 @@ class Explanation:
             MachineError: The folder cannot be written.
         """
         target = Path(folder)
-        with whole_folder(target) as place:
+        with whole_folder(target, record="manifest.json") as place:
             began = time.perf_counter()
             maps, comparisons = self._write_scans(place)
             self.factors.to_csv(place / "factors.csv", index=False, lineterminator="\n")
             page = self._page(maps, comparisons)
-            (place / "report.html").write_text(page, encoding="utf-8")
+            write_text(place / "report.html", page)
             names = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
             summary = {**self.summary(), "files": sorted([*names, "factors.json", "manifest.json"])}
-            (place / "factors.json").write_text(_json(summary), encoding="utf-8")
+            write_text(place / "factors.json", _json(summary))
             # In whole minutes: who explains a scan twice wants the same bytes.
             timings = {"minutes": round((time.perf_counter() - began) / 60)}
-            (place / "manifest.json").write_text(_json({**self._manifest(place), "timings": timings}), encoding="utf-8")
+            write_text(place / "manifest.json", _json({**self._manifest(place), "timings": timings}))
 
     def summary(self) -> dict[str, object]:
         """The content of ``factors.json`` but for the list of files."""
@@ -229,7 +229,6 @@ class Explanation:
         )
 
     def _manifest(self, place: Path) -> dict[str, object]:
-        files = {str(p.relative_to(place)): file_digest(p) for p in sorted(place.rglob("*")) if p.is_file()}
         return {
             "schema": SCHEMA,
             "command": "explain",
@@ -237,7 +236,7 @@ class Explanation:
             "versions": versions(),
             "inputs": {"scan_voxels_sha256": voxels_digest(self.scan), "model_sha256": self.trained.digest},
             "seed": self.trained.study.training.seed,
-            "outputs": files,
+            "outputs": digests(place),
         }
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medisent.files import write_text
+from medisent.files import whole_folder, write_text
 from medisent.formats import write
 from medisent.version import __version__
-from medisent.volumes import Volume
+from medisent.volumes import Stored, Volume
 
 _SYNTHETIC = "synthetic: medisent, research use only"
 
@@ -61,7 +61,12 @@ def write_synthetic(volume: Volume, path: Path, making: Making) -> None:
         UsageError: The name does not end in ``.nii`` or ``.nii.gz``.
         MachineError: A file cannot be written.
     """
-    stored = write(volume, path, description=making.description, like=making.scan)
+    with whole_folder(path.parent, record=sidecar_name(path)) as place:
+        stored = write(volume, place / path.name, description=making.description, like=making.scan)
+        write_text(place / sidecar_name(path), _sidecar(making, stored))
+
+
+def _sidecar(making: Making, stored: Stored) -> str:
     said = {
         "synthetic": True,
         "Description": f"{making.description}. No patient looked like this. Not for diagnosis.",
@@ -74,7 +79,7 @@ def write_synthetic(volume: Volume, path: Path, making: Making) -> None:
         "Slope": stored.slope,
         "Intercept": stored.intercept,
     }
-    write_text(path.with_name(sidecar_name(path)), json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+    return json.dumps(said, indent=2, ensure_ascii=False) + "\n"
 
 
 def sidecar_name(path: Path) -> str:

@@ -14,6 +14,7 @@ from medisent.bench.figures import Result
 from medisent.bench.rows import ROWS, Place, Row
 from medisent.bench.tables import Standing, write_standing
 from medisent.errors import UsageError
+from medisent.files import write_text
 from medisent.grids import Grid
 from medisent.progress import Progress, Silence
 
@@ -83,7 +84,7 @@ def _hold_size(place: Place) -> None:
     size, path = place.size + "\n", place.out / "size.txt"
     with claimed(path.with_suffix(".lock")):
         if not path.is_file():
-            path.write_text(size, encoding="utf-8")
+            write_text(path, size)
     found = path.read_text(encoding="utf-8")
     if found != size:
         raise UsageError(

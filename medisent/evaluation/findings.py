@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medisent.files import whole_folder
+from medisent.files import whole_folder, write_text
 from medisent.metrics import Score
 from medisent.reports import evaluation_page
 
@@ -244,10 +244,10 @@ class Evaluation:
         Raises:
             MachineError: The folder cannot be written.
         """
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, record="evaluation.json") as temporary:
             text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-            (temporary / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-            (temporary / "evaluation.html").write_text(self.page(), encoding="utf-8")
+            write_text(temporary / "evaluation.json", text + "\n")
+            write_text(temporary / "evaluation.html", self.page())
 
     def _repr_html_(self) -> str:
         source = html.escape(self.page(), quote=True)

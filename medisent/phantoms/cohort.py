@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from medisent.errors import UsageError
-from medisent.files import whole_folder
+from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.phantoms.acquisition import Acquisition, bias_strength, expose, noisy, tones_of
 from medisent.phantoms.dicom import write_series
@@ -19,6 +19,7 @@ from medisent.phantoms.heads import Masks, Stage, set_stage
 from medisent.phantoms.repeats import with_repeats
 from medisent.phantoms.sampling import FACTORS, Plan, Visit, sample
 from medisent.progress import Progress, Silence
+from medisent.version import versions
 from medisent.volumes import Volume
 
 DESCRIPTION = "synthetic: rendered head, medisent phantom, no patient"
@@ -179,7 +180,7 @@ def write_cohort(
     progress.stage("rendering heads", len(visits))
     rows: list[dict[str, str]] = []
     edits: list[tuple[str, ...]] = []
-    with whole_folder(out) as folder:
+    with whole_folder(out, record="manifest.json") as folder:
         for visit in visits:
             truth = Truth.of(visit, plan)
             rows.append(_write_visit(folder, truth, dicom))
@@ -190,8 +191,9 @@ def write_cohort(
         _write_table(folder / "cohort.tsv", columns, [[row[name] for name in columns] for row in rows])
         if counterfactuals:
             _write_table(folder / "counterfactuals.tsv", ("scan", "edit", "factor", "value", "counterfactual"), edits)
-        (folder / "study.toml").write_text(_study(plan), encoding="utf-8")
-        (folder / "README.txt").write_text(_readme(plan, missing), encoding="utf-8")
+        write_text(folder / "study.toml", _study(plan))
+        write_text(folder / "README.txt", _readme(plan, missing))
+        write_text(folder / "manifest.json", _manifest(plan, folder))
     return out / "cohort.tsv"
 
 
@@ -262,11 +264,11 @@ def _write_counterfactual(folder: Path, truth: Truth, scan: str, edit: Counterfa
 
 def _write_sidecar(scan: Path, description: str) -> None:
     sidecar = scan.with_name(scan.name.removesuffix(".nii.gz") + ".json")
-    sidecar.write_text(json.dumps({"synthetic": True, "description": description}, indent=2) + "\n", encoding="utf-8")
+    write_text(sidecar, json.dumps({"synthetic": True, "description": description}, indent=2) + "\n")
 
 
 def _write_table(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    path.write_text("".join("\t".join(row) + "\n" for row in [names, *rows]), encoding="utf-8")
+    write_text(path, "".join("\t".join(row) + "\n" for row in [names, *rows]))
 
 
 def _forget(rows: list[dict[str, str]], missing: float, seed: int) -> None:
@@ -276,6 +278,12 @@ def _forget(rows: list[dict[str, str]], missing: float, seed: int) -> None:
         for names, draw in zip(LABELS, rng.random(len(LABELS)), strict=True):
             if draw < missing and row["split"] != "test":
                 row.update(dict.fromkeys(names, ""))
+
+
+def _manifest(plan: Plan, folder: Path) -> str:
+    """What the cohort was made with, and what it is made of; by it the next cohort in this folder removes this one."""
+    said = {"schema": 1, "command": "phantom", "plan": asdict(plan), "versions": versions(), "outputs": digests(folder)}
+    return json.dumps(said, indent=2) + "\n"
 
 
 def _study(plan: Plan) -> str:

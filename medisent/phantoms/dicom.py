@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
+from medisent.files import whole_file
 from medisent.volumes import Volume
 
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -24,7 +25,6 @@ def write_series(volume: Volume, folder: Path, *, name: str, description: str, e
         description: What the series says about itself.
         entropy: What its identifiers are derived from; equal entropy, equal identifiers.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     high = float(max(volume.voxels.max(), 1e-6))
     slope = float(f"{high / 32000:.8g}")
     stored = np.rint(volume.voxels.astype(np.float64) / slope).clip(-32768, 32767).astype("<i2")
@@ -36,7 +36,8 @@ def write_series(volume: Volume, folder: Path, *, name: str, description: str, e
         plane = np.ascontiguousarray(stored[:, :, index].T)
         image.Rows, image.Columns = plane.shape
         image.PixelData = plane.tobytes()
-        image.save_as(folder / f"{index + 1:04d}.dcm", enforce_file_format=True)
+        with whole_file(folder / f"{index + 1:04d}.dcm") as temporary:
+            image.save_as(temporary, enforce_file_format=True)
 
 
 def _image(name: str, description: str, entropy: str, index: int) -> Dataset:
