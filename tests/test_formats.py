@@ -496,9 +496,9 @@ def test_a_decoder_that_crashes_takes_nobody_with_it(tmp_path, monkeypatch):
     crash = tmp_path / "crash.py"
     crash.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr("medisent.formats.others._CHILD", crash)
-    (tmp_path / "scan.mha").write_bytes(b"anything")
+    (tmp_path / "scan.vtk").write_bytes(b"anything")
     with pytest.raises(FormatError, match="makes its decoder crash"):
-        formats.read(tmp_path / "scan.mha")
+        formats.read(tmp_path / "scan.vtk")
 
 
 def test_the_small_file_that_crashes_simpleitk_is_survived(tmp_path):

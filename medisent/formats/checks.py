@@ -11,6 +11,8 @@ from jaxtyping import Float
 
 from medisent.errors import FormatError
 
+_LARGE = 1 << 30  # bytes
+_PACKS = 200  # no scan of that size packs better, and hardly a mask
 _SPACING_MM = (1e-6, 1e4)  # from light microscopes, or headers in metres, to far beyond any scanner
 _FARTHEST_MM = 1e7  # single precision keeps no millimetres beyond
 
@@ -58,6 +60,19 @@ def refuse_size(path: Path, shape: Sequence[int], max_voxels: int) -> None:
         raise FormatError(
             f"{path} claims {size} voxels, more than the {max_voxels:,} that are read. "
             "Crop it first, or allow more: --max-voxels."
+        )
+
+
+def refuse_bomb(path: Path, size: int, packed: int) -> None:
+    """Refuse what unpacks to very much from very little, before memory is asked for.
+
+    Raises:
+        FormatError: It does.
+    """
+    if size > max(_LARGE, packed * _PACKS):
+        raise FormatError(
+            f"{path} unpacks to {size / max(packed, 1):,.0f} times its size, {size / 1e9:.1f} GB. "
+            "If that is meant, save it unpacked first."
         )
 
 

@@ -1,15 +1,36 @@
 """Runs alone, in a process of its own: SimpleITK decodes what it is given, and if it crashes, only this process ends.
 
-Called as ``child.py VOLUME MAX_VOXELS FILE...``; imports nothing of medisent. For each file it writes one
-line of JSON, and after it the voxels where the file holds one scalar volume that is small enough.
+Called as ``child.py VOLUME MAX_VOXELS`` with a JSON list of files on stdin; imports nothing of medisent. For each file
+it writes one line of JSON, and after it the voxels where the file holds one scalar volume that is small enough. It may
+take memory and processor time in proportion to what a file's header declares, and is ended by the system beyond.
 """
 
 import json
 import math
 import os
 import sys
+import time
 
 import SimpleITK as sitk  # noqa: N813
+
+_SPACE = 1 << 30  # bytes of addresses: SimpleITK itself takes four tenths of it
+_SECONDS = 5
+_BYTES_A_SECOND = 10_000_000  # a tenth of what slow decoders manage
+
+
+def allow(decoded: int) -> None:
+    """Limit this process to what that many decoded bytes may cost; where a system knows no limits there are none."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    wanted = {
+        resource.RLIMIT_AS: _SPACE + 3 * decoded,
+        resource.RLIMIT_CPU: math.ceil(time.process_time()) + _SECONDS + decoded // _BYTES_A_SECOND,
+    }
+    for kind, limit in wanted.items():
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def describe(reader: sitk.ImageFileReader) -> dict[str, object]:
@@ -21,8 +42,9 @@ def describe(reader: sitk.ImageFileReader) -> dict[str, object]:
     }
 
 
-def decode(file: str, volume: int, max_voxels: int) -> tuple[dict[str, object], bytes]:
-    """The header's words, and the voxels of one volume, x fastest, if there is one and it is small enough."""
+def decode(file: str, volume: int, max_voxels: int) -> tuple[dict[str, object], bytes | memoryview]:
+    """The header's words, and the voxels of one volume, x fastest, if there is one and all are few enough."""
+    allow(0)
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
@@ -31,7 +53,7 @@ def decode(file: str, volume: int, max_voxels: int) -> tuple[dict[str, object], 
     scalar = reader.GetNumberOfComponents() == 1 and "complex" not in str(told["pixel"])
     if (
         len(sizes) not in (3, 4)
-        or math.prod(sizes[:3]) > max_voxels
+        or math.prod(sizes) > max_voxels
         or not scalar
         or (len(sizes) == 4 and volume >= sizes[3])
     ):
@@ -39,21 +61,23 @@ def decode(file: str, volume: int, max_voxels: int) -> tuple[dict[str, object], 
     if len(sizes) == 4:
         reader.SetExtractIndex([0, 0, 0, volume])
         reader.SetExtractSize([*sizes[:3], 0])
+    allow(8 * math.prod(sizes))
     image = reader.Execute()
     voxels = sitk.GetArrayFromImage(image)
     place = {"origin": image.GetOrigin(), "spacing": image.GetSpacing(), "direction": image.GetDirection()}
-    return {**told, **place, "dtype": voxels.dtype.str}, voxels.tobytes()
+    return {**told, **place, "dtype": voxels.dtype.str}, voxels.data
 
 
 def main() -> None:
-    """Decode every file named on the command line, in order."""
+    """Decode every file that is named on stdin, in order."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the voxels
     volume, max_voxels = int(sys.argv[1]), int(sys.argv[2])
-    for file in sys.argv[3:]:
+    for file in json.load(sys.stdin):
         try:
             told, voxels = decode(file, volume, max_voxels)
-        except (RuntimeError, MemoryError):
+        except (RuntimeError, MemoryError, ValueError, TypeError):
             told, voxels = {"unreadable": True}, b""
         out.write(json.dumps(told).encode() + b"\n")
         out.write(voxels)

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from medisent.errors import FormatError, UsageError
 from medisent.files import whole_file
-from medisent.formats.checks import check_volume, refuse_size, refuse_types
+from medisent.formats.checks import check_volume, refuse_bomb, refuse_size, refuse_types
 from medisent.formats.space import geometry_of, header_for, kept_header
 from medisent.volumes import Header, Stored, Volume
 
@@ -34,7 +34,6 @@ _CHUNK = 1 << 22
 _PADDING = 4096  # zeros after the voxels that are still taken for padding
 _DEFLATE_AT_BEST = 1032  # deflate cannot shrink more, so a header that claims more is false
 _MAX_OFFSET = 1 << 28  # extensions of a header are kilobytes, seldom megabytes
-_BOMB = (1 << 30, 200)  # bytes, unfolded from this part of them or less: no scan, and hardly a mask, packs like that
 _DAMAGED_GZIP = (igzip.BadGzipFile, igzip_lib.IsalError, isal_zlib.error, zlib.error)
 
 
@@ -201,11 +200,8 @@ def _stored(voxel_path: Path, path: Path, layout: _Layout) -> Num[np.ndarray, "x
         packed = isinstance(file, igzip.IGzipFile)
         if layout.end > on_disk * (_DEFLATE_AT_BEST if packed else 1):
             raise _truncated(path, layout.end)
-        if packed and layout.end > max(_BOMB[0], on_disk * _BOMB[1]):
-            raise FormatError(
-                f"{path} unfolds to {layout.end / on_disk:.0f} times its size, {layout.end / 1e9:.1f} GB. "
-                "If that is meant, unpack it with gunzip first."
-            )
+        if packed:
+            refuse_bomb(path, layout.end, on_disk)
         buffer = np.empty(layout.size, np.uint8)
         try:
             _skip(file, layout.start, packed)

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Num
 
-from medisent.errors import FormatError, MachineError
-from medisent.formats.checks import check_volume, refuse_size
+from medisent.errors import FormatError, GeometryError, MachineError
+from medisent.formats.checks import check_volume, is_usable, refuse_size
+from medisent.formats.claims import check_claims
+from medisent.formats.space import shear_remark
 from medisent.volumes import Geometry, Volume
 
 _CHILD = Path(__file__).with_name("child.py")
-_SECONDS = 300
+_SECONDS = 60  # of the clock; processor time is limited more tightly by the child itself
+_SECONDS_A_FILE = 5
+_OUT_OF_TIME = -signal.SIGXCPU
+_LINE = 1 << 16
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg", ".tif", ".tiff", ".webp"}
 _SELF_CHECKING = {
     ".nrrd",
@@ -60,6 +70,7 @@ def read_other(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
         raise FormatError(
             f"{path} is a picture without a place in the patient. Give the NIfTI or DICOM scan that it shows."
         )
+    remarks = check_claims(path, max_voxels)
     found = decode([path], volume=volume or 0, max_voxels=max_voxels)[0]
     if found is None:
         raise FormatError(
@@ -71,7 +82,10 @@ def read_other(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
             f"{path} is truncated, or packed in a way that cannot be verified. Convert it to NIfTI first."
         )
     shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
-    return Volume(voxels, Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, shape))
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    if not is_usable(affine):
+        raise GeometryError(f"{path} gives its voxels an impossible size or place. Export it again.")
+    return Volume(voxels, Geometry(affine, shape), None, (*remarks, *shear_remark(affine)))
 
 
 def _one_scalar_volume(
@@ -87,7 +101,7 @@ def _one_scalar_volume(
             f"{path} holds {found.components} values (colours or a vector) in each voxel, but a scan has one."
         )
     check_volume(path, sizes, volume)
-    refuse_size(path, sizes[:3], max_voxels)
+    refuse_size(path, sizes, max_voxels)  # SimpleITK decodes all volumes of a file to give one
     if found.voxels is None or found.affine is None:
         raise FormatError(
             f"{path} has one slice, but a scan has three dimensions. Give the file with the whole volume."
@@ -98,44 +112,72 @@ def _one_scalar_volume(
 def decode(paths: Sequence[Path], *, volume: int = 0, max_voxels: int) -> list[Decoded | None]:
     """What SimpleITK makes of each file, in a process of its own; None for a file that it cannot read.
 
+    That process may take memory and processor time in proportion to what a file's header declares.
+
     Raises:
         FormatError: A file made the decoder crash, or took it too long.
         MachineError: No process could be started.
     """
-    command = [sys.executable, "-P", str(_CHILD), str(volume), str(max_voxels), *map(str, paths)]
+    found: list[Decoded | None] = []
+    command = [sys.executable, "-P", str(_CHILD), str(volume), str(max_voxels)]
     try:
-        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise FormatError(
-            f"{paths[0]} keeps its decoder busy for more than {_SECONDS} s. It is damaged: export it again."
-        ) from error
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError as error:
         raise MachineError(f"No process to decode {paths[0]} could be started: {error.strerror}.") from error
-    if child.returncode != 0:
-        raise FormatError(
-            f"{paths[0]} makes its decoder crash. It is damaged, or of a kind that is not read: convert it to NIfTI."
-        )
-    return _parsed(child.stdout, len(paths))
-
-
-def _parsed(out: bytes, count: int) -> list[Decoded | None]:
-    found: list[Decoded | None] = []
-    position = 0
-    for _ in range(count):
-        end = out.index(b"\n", position)
-        told = json.loads(out[position:end])
-        position = end + 1
-        if "unreadable" in told:
-            found.append(None)
-            continue
-        voxels, affine = None, None
-        if "dtype" in told:
-            shape = tuple(told["sizes"][:3])
-            dtype = np.dtype(told["dtype"])
-            voxels = np.frombuffer(out, dtype, math.prod(shape), position).reshape(shape, order="F").copy(order="F")
-            position += voxels.nbytes
-            affine = np.eye(4)
-            affine[:3, :3] = np.reshape(told["direction"], (3, 3)) * told["spacing"]
-            affine[:3, 3] = told["origin"]
-        found.append(Decoded(tuple(told["sizes"]), told["components"], told["pixel"], voxels, affine))
+    with child:
+        clock = threading.Timer(_SECONDS + _SECONDS_A_FILE * len(paths), child.kill)
+        clock.start()
+        try:
+            _send(child, paths)
+            assert child.stdout is not None
+            while len(found) < len(paths):
+                found.append(_received(cast("BufferedReader", child.stdout), max_voxels))
+        except (EOFError, ValueError, KeyError) as error:
+            child.kill()
+            raise _failed(paths[len(found)], busy=not clock.is_alive() or child.wait() == _OUT_OF_TIME) from error
+        finally:
+            clock.cancel()
     return found
+
+
+def _send(child: subprocess.Popen[bytes], paths: Sequence[Path]) -> None:
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):  # it crashed before it read; what it does not answer tells
+        child.stdin.write(json.dumps([str(path) for path in paths]).encode())
+        child.stdin.close()
+
+
+def _failed(path: Path, *, busy: bool) -> FormatError:
+    if busy:
+        return FormatError(f"{path} keeps its decoder busy for too long. It is damaged: export it again.")
+    return FormatError(
+        f"{path} makes its decoder crash. It is damaged, or of a kind that is not read: convert it to NIfTI."
+    )
+
+
+def _received(stream: BufferedReader, max_voxels: int) -> Decoded | None:
+    """What the child says of one file.
+
+    Raises:
+        EOFError: It says no more.
+        ValueError: It says what it should not.
+        KeyError: So too.
+    """
+    line = stream.readline(_LINE)
+    if not line:
+        raise EOFError
+    told = json.loads(line)
+    if "unreadable" in told:
+        return None
+    voxels, affine = None, None
+    if "dtype" in told:
+        shape = tuple(int(n) for n in told["sizes"][:3])
+        if not 0 <= math.prod(shape) <= max_voxels:
+            raise ValueError("more voxels than were asked for")
+        voxels = np.empty(shape, np.dtype(told["dtype"]), order="F")
+        if stream.readinto(voxels.ravel(order="K").view(np.uint8).data) < voxels.nbytes:
+            raise EOFError
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(told["direction"], (3, 3)) * told["spacing"]
+        affine[:3, 3] = told["origin"]
+    return Decoded(tuple(told["sizes"]), told["components"], told["pixel"], voxels, affine)

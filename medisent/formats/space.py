@@ -18,6 +18,7 @@ from medisent.volumes import Geometry, Header
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre and micrometre; everything else is millimetres
 _PLAUSIBLE_SPACING = (0.001, 100.0)
+_LAST_CODE = 5
 
 
 def geometry_of(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tuple[Geometry, tuple[str, ...]]:
@@ -26,6 +27,10 @@ def geometry_of(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -
     Raises:
         GeometryError: None of them gives the voxels a place.
     """
+    if not (0 <= header["sform_code"] <= _LAST_CODE and 0 <= header["qform_code"] <= _LAST_CODE):
+        raise GeometryError(
+            f"{path} has a code for its sform or qform that there is not. It is damaged: export it again."
+        )
     sform = _usable(header.get_sform) if header["sform_code"] > 0 else None
     qform = _usable(lambda: _qform(header)) if header["qform_code"] > 0 else None
     remarks = []
@@ -53,7 +58,8 @@ def geometry_of(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -
 
 def _usable(read: Callable[[], np.ndarray]) -> Float[np.ndarray, "4 4"] | None:
     try:
-        affine = np.asarray(read(), np.float64)
+        with np.errstate(invalid="ignore"):  # numbers that are none are refused, not warned of
+            affine = np.asarray(read(), np.float64)
     except (HeaderDataError, ValueError):
         return None
     return affine if is_usable(affine) else None
