@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, lsq_linear
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 from torch.nn.functional import softplus
@@ -33,6 +34,8 @@ from medisent.supervision import Tie
 # See ``with_local_contrast``.
 _CHANNELS = 19
 _SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
+# A readout is bent at so many places, by this factor up or down at most, once so many values are known.
+_KNOTS, _FLATTEST, _BENDABLE = 3, 0.25, 60
 # How far settings stray from what the scan's measured scale alone suggests, before anything is learned.
 _SCANNER_SPREAD = torch.tensor([0.25, 0.25, *[0.1] * BIAS_TERMS])
 
@@ -134,6 +137,9 @@ class Head(nn.Module):
 
     centre: Tensor
     spread: Tensor
+    knots: Tensor
+    slopes: Tensor
+    start: Tensor
 
     def __init__(self, factor: Factor) -> None:
         super().__init__()
@@ -143,6 +149,9 @@ class Head(nn.Module):
         self.place_scale = nn.Parameter(torch.full((factor.size,), -0.5))
         self.register_buffer("centre", torch.zeros(factor.embedding_size))
         self.register_buffer("spread", torch.ones(factor.embedding_size))
+        self.register_buffer("knots", torch.zeros(_KNOTS))
+        self.register_buffer("slopes", torch.ones(_KNOTS + 1))
+        self.register_buffer("start", torch.zeros(()))
         with torch.no_grad():
             nn.init.eye_(self.place.weight)
             nn.init.zeros_(self.place.bias)
@@ -181,7 +190,9 @@ class Head(nn.Module):
         found = torch.from_numpy(fitted.x).float()
         self.readout.weight[0], self.readout.bias[0] = found[:-1], found[-1]
         self.readout.weight[1] = 0.0
-        self._spread((wanted - inputs @ found).std())
+        line = inputs @ found
+        self._bend(line, wanted)
+        self._spread((wanted - self._bent(line)).std())
 
     @torch.no_grad()
     def trust(self, guesses: Float[Tensor, " scans"], values: Float[Tensor, " scans"]) -> None:
@@ -190,6 +201,43 @@ class Head(nn.Module):
         self.refit(self.located(guesses[guessed]), guesses[guessed])
         known = guessed & values.isfinite()
         self._spread((self.embed(values[known]) - self.embed(guesses[known])).square().mean().sqrt())
+
+    def _bend(self, line: Float[Tensor, " known"], wanted: Float[Tensor, " known"]) -> None:
+        """Bend the readout's line at the quartiles of what it reads, rising everywhere.
+
+        Masks of small structures run over and those of large ones fall short, so that a straight line reads the
+        largest too small by a fifth.
+        """
+        if len(line) < _BENDABLE:
+            return
+        self.knots.copy_(torch.quantile(line, torch.arange(1, _KNOTS + 1) / (_KNOTS + 1)))
+        rows = torch.cat([torch.ones(len(line), 1), self._pieces(line)], 1)
+        low, high = [-np.inf] + [_FLATTEST] * (_KNOTS + 1), [np.inf] + [1 / _FLATTEST] * (_KNOTS + 1)
+        found = torch.from_numpy(lsq_linear(rows.double().numpy(), wanted.double().numpy(), (low, high)).x).float()
+        self.start.copy_(found[0])
+        self.slopes.copy_(found[1:])
+
+    def _pieces(self, line: Float[Tensor, " batch"]) -> Float[Tensor, "batch pieces"]:
+        """How far each value reaches into each piece between the knots; together they are the value."""
+        knots = self.knots
+        inner = [line.clamp(low, high) - low for low, high in pairwise(knots)]
+        return torch.stack([line.clamp(max=knots[0]), *inner, (line - knots[-1]).clamp(min=0)], 1)
+
+    def _bent(self, line: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        return self.start + self._pieces(line) @ self.slopes
+
+    def described(self, block: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch parameters"]:
+        """The parameters of the distribution of the factor's embedding."""
+        parameters: Tensor = self.readout(block)
+        if self.factor.standardised:
+            parameters = torch.cat([self._bent(parameters[:, 0])[:, None], parameters[:, 1:]], 1)
+        return parameters
+
+    def slope(self, block: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch latents"]:
+        """How much the readout rises with each latent, at given latents."""
+        line = self.readout(block)[:, 0]
+        piece = torch.searchsorted(self.knots, line.contiguous())
+        return self.slopes[piece][:, None] * self.readout.weight[0]
 
     def _spread(self, deviation: Float[Tensor, ""]) -> None:
         """Let the readout stray by a standard deviation everywhere, two hundredths at least (see ``likelihood``)."""
@@ -209,7 +257,7 @@ class Head(nn.Module):
         return located
 
     def forward(self, block: Float[Tensor, "batch latents"]) -> Distribution:
-        parameters = self.readout(block)
+        parameters = self.described(block)
         if self.training and self.factor.standardised:
             parameters = torch.cat([block[:, :1], parameters[:, 1:]], 1)
         return self.factor.likelihood(parameters)

@@ -192,10 +192,9 @@ def estimates(network: PartitionedVAE, found: Abduction) -> dict[str, tuple[Tens
         block = found.q[name]
         if name in network.heads:
             head = network.head(name)
-            embedding = head.factor.best(head.readout(block.loc))
+            embedding = head.factor.best(head.described(block.loc))
             own = readouts[name]
-            slope = head.readout.weight[0]
-            spread = ((slope * block.scale) ** 2).sum(1)
+            spread = ((head.slope(block.loc) * block.scale) ** 2).sum(1)
             deviation = (
                 (own.stddev**2 + spread).sqrt() if isinstance(own, Normal) else torch.full_like(spread, math.nan)
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from medisent.batches import Batch
 from medisent.checkpoints import Trained
 from medisent.factors import Factor, Nominal, Positive, Real
-from medisent.model import PartitionedVAE
+from medisent.model import Head, PartitionedVAE
 from medisent.networks import Standardised
 from medisent.objectives import TERMS, Objective
 from medisent.posterior import PartitionedNormal
@@ -332,3 +332,37 @@ def test_features_are_standardised_by_running_moments_and_not_by_their_batch():
     assert torch.allclose(many.std(0), torch.ones(4), atol=0.2)
     one = 5 + 3 * torch.randn(1, 4, generator=chance)
     assert torch.equal(layer(one), layer(torch.cat([one, 100 * one]))[:1])
+
+
+def bent(volume: Tensor) -> Tensor:
+    """What masks of these volumes hold: too much of small ones, too little of large ones."""
+    return 10 * (volume / 10) ** torch.where(volume > 10, 0.7, 0.8)
+
+
+def test_volumes_that_masks_hold_in_part_are_read_whole():
+    head = Head(Positive(name="tumour_volume", role="anatomy", unit="mL"))
+    truth = torch.logspace(math.log10(2), math.log10(50), 200)
+    head.fit(truth)
+    head.eval().refit(head.located(bent(truth)), truth)
+    read = head.value(head.described(head.located(bent(truth)))[:, :1])
+    assert ((read - truth).abs() / truth).max() < 0.1
+    assert (read.diff() > 0).all(), "a larger block reads larger"
+
+
+def test_a_line_is_not_bent_by_a_few_values():
+    head = Head(Positive(name="tumour_volume", role="anatomy", unit="mL"))
+    truth = torch.logspace(0.3, 1.7, 30)
+    head.fit(truth)
+    head.eval().refit(head.located(bent(truth)), truth)
+    block = torch.linspace(-3, 3, 50)[:, None].expand(-1, head.factor.size)
+    assert torch.equal(head.described(block), head.readout(block))
+
+
+def test_the_slope_of_a_readout_is_its_derivative():
+    head = Head(Positive(name="tumour_volume", role="anatomy", unit="mL"))
+    truth = torch.logspace(0.3, 1.7, 200)
+    head.fit(truth)
+    head.eval().refit(head.located(bent(truth)), truth)
+    block = torch.randn(20, head.factor.size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (derivative,) = torch.autograd.grad(head.described(block)[:, 0].sum(), block)
+    torch.testing.assert_close(head.slope(block).detach(), derivative)

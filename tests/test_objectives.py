@@ -440,3 +440,16 @@ def test_the_same_anatomy_before_and_after_the_scanners_change_costs_nothing(net
 
 def test_every_term_stands_in_the_weights_of_a_study(study: Study):
     assert set(TERMS) <= set(study.weights.__dataclass_fields__)
+
+
+def test_masks_cost_least_where_they_fill_voxels_in_part_as_much_as_the_true_ones_do(network, draw):
+    masks = draw.batch.masks.clamp(0.02, 0.98)
+    told = replace(draw.change, changed=replace(draw.batch, masks=masks))
+    term = TERMS["mask"](network)
+
+    def cost(logits: Tensor) -> float:
+        return float(term(replace(draw, change=told, mask_logits=logits)).sum())
+
+    right = torch.logit(masks)
+    assert all(cost(right) < cost(right * factor) for factor in (0.5, 0.8, 1.2, 2.0))
+    assert all(cost(right) < cost(right + shift) for shift in (-1.0, -0.2, 0.2, 1.0))

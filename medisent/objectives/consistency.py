@@ -50,7 +50,7 @@ class Consistency(Term):
         """What a factor's edit gets wrong."""
         model, where = self.model, self.model.partition[name].where
         head, factor, z = model.head(name), self.factors[name], draw.q.loc[rows].detach()
-        present = head.value(factor.best(head.readout(z[:, where]))).detach()
+        present = head.value(factor.best(head.described(z[:, where]))).detach()
         wanted = self._drawn(name, len(rows)).to(z)
         moved = z.clone()
         moved[:, where] += (head.located(wanted) - head.located(present)).detach()

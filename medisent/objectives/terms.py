@@ -79,18 +79,22 @@ class Readout(Term):
 
 
 class Mask(Term):
-    """Soft masks against known ones: the Dice loss plus the mean cross entropy of the voxels, times a thousand.
+    """Soft masks against known ones: the Dice loss plus a hundred times the mean cross entropy, times a thousand.
 
-    In equal parts the two find structures of a few voxels; the cross entropy summed over voxels drowned the Dice loss.
+    At the edge of a structure a mask is the part of a voxel that it fills. The usual Dice loss is not least where such
+    masks agree, and pushes every voxel to one side; the form for soft labels is. It finds structures of a few voxels,
+    but a voxel counts for the less the larger its structure is; the cross entropy treats all alike. Summed over voxels
+    instead of a hundredfold mean it drowned the Dice loss.
 
     References:
+        | Dice Semimetric Losses: Optimizing the Dice Score with Soft Labels (Wang et al., 2023)
         | V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation (Milletari et al., 2016)
         | nnU-Net: a self-configuring method for biomedical image segmentation (Isensee et al., 2021)
     """
 
     def __init__(self, model: PartitionedVAE, options: ObjectiveSettings | None = None, scans: int = 1000) -> None:
         super().__init__(model, options, scans)
-        self.dice = DiceLoss(sigmoid=True, reduction="none", smooth_nr=1.0, smooth_dr=1.0)
+        self.dice = DiceLoss(sigmoid=True, reduction="none", smooth_nr=1.0, smooth_dr=1.0, soft_label=True)
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
         masks, logits = draw.batch.masks, draw.mask_logits
@@ -100,7 +104,7 @@ class Mask(Term):
         target = torch.where(known[:, :, None, None, None], masks, 0.0)
         entropy = binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3, 4))
         overlap = self.dice(logits, target).flatten(1)
-        return 1000 * torch.where(known, entropy + overlap, 0.0).sum(1)
+        return 1000 * torch.where(known, 100 * entropy + overlap, 0.0).sum(1)
 
 
 class ScannerChange(Term):
