@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from medisent.batches import Batch
-from medisent.errors import CohortError, InterventionError, MedisentError
+from medisent.errors import CohortError, InterventionError, MachineError, MedisentError
 from medisent.factors import Factor
+from medisent.stores import Sample, Stack, Store
 
 SPLITS = ("train", "validation", "test")
 
@@ -182,8 +184,9 @@ def load_cohort(
     loader: Callable[[dict[str, Any]], Any],
     voxel_ml: float,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    store: Store | None = None,
 ) -> Batch:
-    """All scans of a cohort on the model's grid, as one batch.
+    """All scans of a cohort on the model's grid, as one batch; memory-mapped where a store keeps them.
 
     A factor with a mask but without a value has the mask's volume as its value.
 
@@ -192,37 +195,76 @@ def load_cohort(
         loader: From the paths of one scan (and its masks) to tensors; see ``medisent.loading``.
         voxel_ml: Volume of a voxel of the model's grid in mL.
         tell: Called with how many are done, and of how many.
+        store: Where cohorts are kept that were loaded before, on the loader's grid.
 
     Raises:
         CohortError: Scans cannot be read; all of them are listed with the reason.
     """
     shaped = [f.name for f in cohort.factors if f.mask]
-    loaded: list[Mapping[str, Tensor]] = []
+    stack = _kept(cohort, loader, shaped, tell, store) if store else None
+    stack = stack or Stack.of(_samples(cohort, loader, shaped, tell))
+    values = torch.tensor([row.values for row in cohort.rows], dtype=torch.float32).reshape(len(cohort), -1)
+    batch = Batch(
+        stack.scan,
+        stack.coverage,
+        stack.log_scale,
+        values,
+        stack.masks,
+        _group_numbers([row.groups for row in cohort.rows]),
+        torch.tensor([row.orders for row in cohort.rows], dtype=torch.float32).reshape(len(cohort), -1),
+    )
+    return _with_measured_volumes(batch, cohort, shaped, voxel_ml)
+
+
+def _samples(
+    cohort: Cohort,
+    loader: Callable[[dict[str, Any]], Any],
+    shaped: Sequence[str],
+    tell: Callable[[int, int], None],
+) -> Iterator[Sample]:
+    """Each scan on the grid: scan, coverage, masks, log scale.
+
+    Raises:
+        CohortError: After the last, if any could not be read.
+    """
     faults: list[str] = []
     for index, row in enumerate(cohort.rows):
         try:
             found = loader({"scan": row.scan, **row.masks})
-            loaded.append({key: found[key] for key in ("scan", "coverage", "log_scale", *shaped)})
         except MedisentError as error:
             faults.append(str(error))
+        else:
+            scan = found["scan"]
+            masks = torch.cat([found[name] for name in shaped]) if shaped else scan.new_zeros(0, *scan.shape[1:])
+            yield scan, found["coverage"], masks, found["log_scale"]
         tell(index + 1, len(cohort))
     if faults:
         raise CohortError(f"{len(faults)} of {len(cohort)} scans cannot be used: " + _listed(faults))
-    scan = torch.stack([item["scan"] for item in loaded])
-    masks = [
-        torch.cat([item[name] for name in shaped]) if shaped else scan.new_zeros(0, *scan.shape[2:]) for item in loaded
-    ]
-    values = torch.tensor([row.values for row in cohort.rows], dtype=torch.float32).reshape(len(loaded), -1)
-    batch = Batch(
-        scan,
-        torch.stack([item["coverage"] for item in loaded]),
-        torch.stack([item["log_scale"] for item in loaded]),
-        values,
-        torch.stack(masks),
-        _group_numbers([row.groups for row in cohort.rows]),
-        torch.tensor([row.orders for row in cohort.rows], dtype=torch.float32).reshape(len(loaded), -1),
-    )
-    return _with_measured_volumes(batch, cohort, shaped, voxel_ml)
+
+
+def _kept(
+    cohort: Cohort,
+    loader: Callable[[dict[str, Any]], Any],
+    shaped: Sequence[str],
+    tell: Callable[[int, int], None],
+    store: Store,
+) -> Stack | None:
+    """The stack that a store has or now gets; None where it cannot keep one."""
+    scans = [(row.scan, *(row.masks.get(name) for name in shaped)) for row in cohort.rows]
+    try:
+        key = store.key(scans)
+    except OSError:
+        return None  # reading them will say what is wrong
+    if key is None:
+        return None
+    found = store.kept(key, scans)
+    if found is not None:
+        for index in range(len(cohort)):
+            tell(index + 1, len(cohort))
+        return found
+    with contextlib.suppress(MachineError):  # a cache without room is no reason not to train
+        return store.keep(key, scans, _samples(cohort, loader, shaped, tell))
+    return None
 
 
 def _with_measured_volumes(batch: Batch, cohort: Cohort, shaped: Sequence[str], voxel_ml: float) -> Batch:

@@ -34,6 +34,7 @@ from medisent.loading import loading
 from medisent.model import PartitionedVAE
 from medisent.objectives import Objective
 from medisent.progress import Progress, Silence
+from medisent.stores import usual_store
 from medisent.supervision import Entry, Sampler
 from medisent.version import versions
 
@@ -140,7 +141,8 @@ def load_split(study: Study, cohort: Cohort, progress: Progress, stage: str) -> 
     progress.stage(stage, len(cohort))
     masks = [factor.name for factor in cohort.factors if factor.mask]
     loader = loading(study.grid, masks, air=study.scanner.air)
-    return load_cohort(cohort, loader, study.grid.spacing_mm**3 / 1000, lambda done, total: progress.advance(1))
+    store = usual_store(study.grid, study.scanner.air)
+    return load_cohort(cohort, loader, study.grid.spacing_mm**3 / 1000, lambda done, total: progress.advance(1), store)
 
 
 def dry_run(study: Study, device: str = "cpu") -> Mapping[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,14 @@ from medisent.volumes import Geometry, Volume
 
 GRID = Grid(12.0, (16, 16, 16))
 TUMOUR_ML = 30.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache() -> Iterator[None]:
+    """Tests leave nothing in the user's cache and find nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDISENT_CACHE", "off")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,11 @@
 
 import itertools
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -155,6 +156,62 @@ def test_layers_of_cells_join_without_a_seam(monkeypatch):
     at_once = sample(volume, GRID.place(place))
     monkeypatch.setattr("medisent.grids._AT_ONCE", 1)
     assert np.allclose(sample(volume, GRID.place(place)), at_once, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------ axes that run alike
+
+
+@st.composite
+def straight(draw: st.DrawFn) -> tuple[Geometry, Geometry]:
+    """A scan along the body in any orientation, and a grid that lies over it anyhow, wholly, in part or not at all."""
+    spacing = np.array(draw(st.tuples(*[st.sampled_from([0.7, 1.0, 1.5, 2.2, 4.0])] * 3)))
+    shape = draw(st.tuples(*[st.integers(2, 14)] * 3))
+    # No point lies on the very edge of a voxel, where rounding would decide whether it is inside.
+    shift = tuple(0.0371 + draw(st.integers(-30, 30)) for _ in range(3))
+    scan = geometry(draw(st.sampled_from(ORIENTATIONS)) * spacing, shape, (0.0, 0.0, 0.0))
+    cells = draw(st.tuples(*[st.integers(1, 9)] * 3))
+    return scan, geometry(np.eye(3) * draw(st.sampled_from([1.0, 2.5, 6.0])), cells, shift)
+
+
+def by_the_general_way(work):
+    with (
+        mock.patch("medisent.grids._aligned", return_value=None),
+        mock.patch("medisent.grids._within", return_value=False),
+    ):
+        return work()
+
+
+@settings(max_examples=20, deadline=None, phases=[Phase.generate])
+@given(straight(), st.integers(0, 9))
+def test_along_shared_axes_products_give_what_interpolation_gives(places, seed):
+    scan, grid = places
+    rng = np.random.default_rng(seed)
+    volume, change = Volume(rng.normal(100, 30, scan.shape), scan), rng.normal(size=grid.shape).astype(np.float32)
+    for work in (lambda: coverage(scan, grid), lambda: sample(volume, grid), lambda: restore(change, grid, scan)):
+        assert np.allclose(work(), by_the_general_way(work), atol=1e-3 if work().max() > 10 else 1e-5)
+
+
+@given(st.sampled_from(ORIENTATIONS))
+def test_the_order_in_memory_does_not_matter(matrix):
+    place = geometry(matrix * 1.4, (20, 15, 12))
+    voxels = np.random.default_rng(0).normal(size=place.shape)
+    one, other = (
+        sample(Volume(order(voxels), place), GRID.place(place)) for order in (np.ascontiguousarray, np.asfortranarray)
+    )
+    assert np.array_equal(one, other)
+
+
+def test_a_scan_that_hardly_leans_is_taken_for_straight_and_one_that_does_is_not():
+    lean = np.eye(3)
+    lean[0, 1] = 1e-5  # header digits
+    place, straight_one = geometry(lean * 1.5, (40, 40, 30)), geometry(np.eye(3) * 1.5, (40, 40, 30))
+    voxels = ramp(place)
+    with mock.patch("medisent.grids._resampled", side_effect=AssertionError("interpolated")):
+        found = sample(Volume(voxels, place), GRID.place(place))
+        assert np.allclose(found, sample(Volume(voxels, straight_one), GRID.place(place)), atol=0.01)
+        lean[0, 1] = 1e-3
+        with pytest.raises(AssertionError, match="interpolated"):
+            sample(Volume(voxels, geometry(lean * 1.5, (40, 40, 30))), GRID.place(place))
 
 
 # ------------------------------------------------------------------------------------------ restoring

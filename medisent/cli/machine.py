@@ -47,6 +47,7 @@ def check(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> 
         "memory_free_gb": None if memory is None else round(memory, 1),
         "disk_free_gb": round(disk, 1),
         "device": device,
+        **_cache(),
     }
     Output(as_json, quiet).result(
         {"schema": 1, "ok": not absent, **found, "parts": parts, "missing": absent, "advice": advice},
@@ -118,6 +119,16 @@ def _parts() -> tuple[dict[str, str], list[str]]:
         except PackageNotFoundError:
             absent.append(name)
     return parts, absent
+
+
+def _cache() -> dict[str, object]:
+    """Where scans on the grid are kept between trainings, and what they take of the disk."""
+    try:
+        from medisent.stores import store_bytes, store_folder
+    except ImportError:  # of a part that is missing; that is said elsewhere
+        return {}
+    folder = store_folder()
+    return {"cache": "off"} if folder is None else {"cache": folder, "cache_gb": round(store_bytes(folder) / 2**30, 2)}
 
 
 def _memory_gb() -> float | None:

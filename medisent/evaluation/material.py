@@ -20,6 +20,7 @@ from medisent.errors import CohortError, UsageError
 from medisent.factors import Factor
 from medisent.loading import loading
 from medisent.progress import Progress
+from medisent.stores import usual_store
 
 TRUTHS = "counterfactuals.tsv"
 _TRUTH_COLUMNS = ("scan", "edit", "counterfactual")
@@ -101,7 +102,8 @@ def gathered(study: Study, table: Path | None, split: str, progress: Progress) -
     masks = [factor.name for factor in factors if factor.mask]
     loader = loading(study.grid, masks, air=study.scanner.air)
     voxel_ml = study.grid.spacing_mm**3 / 1000
-    batch = load_cohort(cohort, loader, voxel_ml, lambda done, total: progress.advance(1))
+    store = usual_store(study.grid, study.scanner.air)
+    batch = load_cohort(cohort, loader, voxel_ml, lambda done, total: progress.advance(1), store)
     return Material(cohort, batch, _truths(path, cohort), notes)
 
 
