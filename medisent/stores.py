@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +27,6 @@ VARIABLE = "MEDISENT_CACHE"
 _LIMIT = 20 << 30  # bytes
 _HEADER = 4096  # bytes
 _CHUNK = 1 << 26
-_ABANDONED_SECONDS = 86400.0
 # Their voxels lie in other files, which the header names as it likes.
 _DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
 _CHAIN = ("grids.py", "loading.py", "scanners.py", "volumes.py", "formats")
@@ -174,11 +172,8 @@ class Store:
         return {path: str(fresh.get(mark) or known[mark]) for path, mark in marks.items()}
 
     def _tidy(self, new: Path) -> None:
-        """Remove what was not used for longest, and what killed processes left."""
+        """Remove what was not used for longest."""
         with contextlib.suppress(OSError):
-            for partial in self.folder.glob(".partial-*"):
-                if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
-                    partial.unlink(missing_ok=True)
             stacks = sorted(self.folder.glob("[!.]*.stack"), key=lambda path: -path.stat().st_mtime)
             room = self.limit - new.stat().st_size
             for path in stacks:

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -186,8 +185,6 @@ def test_who_is_killed_while_writing_leaves_nothing_broken(cohort, store, at):
     assert apart(lambda: load(cohort, store, Loader(killed_at=at))) == [-signal.SIGKILL]
     assert stacks(store) == []
     partial = next(store.folder.glob(".partial-*"))
-    long_ago = time.time() - 90_000
-    os.utime(partial, (long_ago, long_ago))
     assert asked(cohort, store) == 5
     assert asked(cohort, store) == 0
     assert not partial.exists()
