@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,20 +85,20 @@ class Store:
 
     def kept(self, key: str, scans: Scans) -> Stack | None:
         """The stack of this name, memory-mapped, if there is one and every byte of it is right."""
-        path, size = self._path(key), self._size(scans)
+        path = self._path(key)
         try:
-            if path.stat().st_size != _HEADER + 4 * size:
-                return None
-            numbers = np.memmap(path, np.float32, "c", offset=_HEADER, shape=(size,))
             with path.open("rb") as file:
-                header = file.read(_HEADER)
-        except OSError:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError):  # not there, or empty
             return None
-        if header != self._header(key, scans, np.asarray(numbers)):
+        if len(mapped) != _HEADER + 4 * self._size(scans):
+            return None
+        numbers = np.frombuffer(mapped, np.float32, offset=_HEADER)
+        if mapped[:_HEADER] != self._header(key, scans, numbers):
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        return self._stack(torch.from_numpy(np.asarray(numbers)), scans)
+        return self._stack(torch.from_numpy(numbers), scans)
 
     def keep(self, key: str, scans: Scans, samples: Iterable[Sample]) -> Stack:
         """Write the samples of these scans, one after the other, and the stack of them, memory-mapped.
@@ -116,10 +117,9 @@ class Store:
                     file.write(np.ascontiguousarray(part.numpy(), np.float32).data)
                     starts[index] += part.numel()
             file.flush()
-            numbers = np.memmap(temporary, np.float32, "r", offset=_HEADER, shape=(self._size(scans),))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             file.seek(0)
-            file.write(self._header(key, scans, np.asarray(numbers)))
-            del numbers
+            file.write(self._header(key, scans, np.frombuffer(mapped, np.float32, offset=_HEADER)))
             if self.key(scans) != key:
                 raise CohortError("Scans changed while they were read. Begin again once they are all there.")
         self._tidy(path)
