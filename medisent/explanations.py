@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float
 
 from medisent.checkpoints import Trained
 from medisent.counterfactuals import harmonized, with_values
@@ -20,10 +22,14 @@ from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.factors import Factor
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
+from medisent.grids import restore
 from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Comparison, FactorMap, explanation_page
 from medisent.version import __version__, versions
 from medisent.volumes import Volume
+
+if TYPE_CHECKING:
+    from medisent.derived import DerivedFolder
 
 SCHEMA = 1
 _CITATIONS = (
@@ -85,16 +91,35 @@ class Explanation:
         change = (up.voxels.astype(np.float32) - down.voxels.astype(np.float32)) / np.float32(2 * step)
         return self.scan.with_voxels(change)
 
-    def save(self, folder: Path | str) -> None:
+    @cached_property
+    def masks(self) -> dict[str, Volume]:
+        """For each factor with a mask that the model finds here, its structure: 1 inside, 0 outside.
+
+        As many of the likeliest voxels as the soft mask amounts to.
+        """
+        found = {}
+        for name, soft in zip(self.trained.network.shaped, self.reading.scene.masks.numpy(), strict=True):
+            inside = _likeliest(restore(soft, self.reading.placed, self.scan.geometry))
+            if inside.any():
+                found[name] = self.scan.with_voxels(inside.astype(np.uint8))
+        return found
+
+    def save(self, folder: Path | str, *, dicom: bool = False) -> None:
         """Write factors, maps, counterfactuals, the canonical scan, the report and the manifest into a folder.
 
+        Args:
+            folder: Where to.
+            dicom: Also write objects for a PACS into its ``dicom``, for a scan that was DICOM.
+
         Raises:
+            FormatError: DICOM objects were asked for, but the scan was not DICOM.
             MachineError: The folder cannot be written.
         """
         target = Path(folder)
+        derive = deriving(self.scan, self.trained.digest) if dicom else None
         with whole_folder(target, record="manifest.json") as place:
             began = time.perf_counter()
-            maps, comparisons = self._write_scans(place)
+            maps, comparisons = self._write_scans(place, None if derive is None else derive(place / "dicom"))
             self.factors.to_csv(place / "factors.csv", index=False, lineterminator="\n")
             page = self._page(maps, comparisons)
             write_text(place / "report.html", page)
@@ -158,29 +183,41 @@ class Explanation:
                 label = factor.show(value).split(" ")[0] if factor.kind in ("ordinal", "categorical") else _short(value)
                 yield name, value, f"{name}_{_safe(label)}", volume
 
-    def _write_scans(self, place: Path) -> tuple[list[FactorMap], list[Comparison]]:
-        """Write every volume; what the report shows of each."""
+    def _write_scans(self, place: Path, derived: DerivedFolder | None) -> tuple[list[FactorMap], list[Comparison]]:
+        """Write every volume, also as DICOM where there is a folder for that; what the report shows of each."""
         network = self.trained.network
         maps, comparisons = [], []
         for name, change in self._maps():
-            file = f"maps/{name}.nii.gz"
-            write(
-                change,
-                place / file,
-                description=f"medisent factor map: {name} per {network.factors[name].unit or 'unit'}",
-            )
-            maps.append(FactorMap(name, network.factors[name].role, network.factors[name].unit, change.voxels, file))
+            factor, file = network.factors[name], f"maps/{name}.nii.gz"
+            write(change, place / file, description=f"medisent factor map: {name} per {factor.unit or 'unit'}")
+            maps.append(FactorMap(name, factor.role, factor.unit, change.voxels, file))
+            if derived is not None:
+                derived.add_map(change, name, factor.unit)
         for name, value, stem, volume in self._edits():
             factor, file = network.factors[name], f"counterfactuals/{stem}.nii.gz"
-            making = self._making(f"{name}={_short(value)}", Edit(name, value, factor.unit))
-            write_synthetic(volume, place / file, making)
+            wish = f"{name}={_short(value)}"
+            write_synthetic(volume, place / file, self._making(wish, Edit(name, value, factor.unit)))
             title = f"{_words(name)} {_short(self.reading.readouts[name].estimate)} -> {factor.show(value)}"
             comparisons.append(Comparison(name, factor.role, title, volume.voxels.astype(np.float32), file))
-        write_synthetic(self.canonical, place / "canonical.nii.gz", self._making("nuisance at the reference"))
+            if derived is not None:
+                derived.add_series(volume, f"counterfactuals/{stem}", wish)
+        reference = "nuisance at the reference"
+        write_synthetic(self.canonical, place / "canonical.nii.gz", self._making(reference))
+        if derived is not None:
+            derived.add_series(self.canonical, "canonical", reference)
+            for name, mask in self.masks.items():
+                derived.add_mask(mask.voxels > 0, name)
+            derived.add_readouts(list(self.reading.readouts.values()), self._levels())
         return maps, comparisons
 
+    def _levels(self) -> dict[str, str]:
+        """For factors with levels, the one that was read."""
+        factors, readouts = self.trained.network.factors, self.reading.readouts
+        leveled = {name: factor for name, factor in factors.items() if factor.kind in ("ordinal", "categorical")}
+        return {name: factor.show(readouts[name].estimate) for name, factor in leveled.items()}
+
     def _making(self, wish: str, *edits: Edit) -> Making:
-        return Making(self.scan, self.trained.digest, (wish,), edits)
+        return Making(self.scan, self.trained.digest, (wish,), edits, "explain")
 
     def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison]) -> str:
         card = self.trained.card
@@ -247,6 +284,27 @@ def explain(trained: Trained, scan: Volume) -> Explanation:
         MedisentError: The scan is refused.
     """
     return Explanation(trained, read_factors(trained, scan))
+
+
+def deriving(scan: Volume, model: str) -> Callable[[Path], DerivedFolder]:
+    """What makes a folder of DICOM objects derived from a scan, once it is known that there can be any.
+
+    Raises:
+        FormatError: The scan was not DICOM.
+    """
+    from medisent.derived import DerivedFolder, Origin
+
+    return partial(DerivedFolder, origin=Origin.of(scan, model))
+
+
+def _likeliest(soft: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
+    """Where a soft mask is largest, as many voxels as it amounts to."""
+    count = round(float(soft.sum(dtype=np.float64)))
+    if count < 1:
+        return np.zeros(soft.shape, bool)
+    level = np.partition(soft, soft.size - count, axis=None)[soft.size - count]
+    inside: np.ndarray = soft >= max(float(level), 1e-3)
+    return inside
 
 
 def _row(trained: Trained, name: str, reading: Reading) -> dict[str, object]:

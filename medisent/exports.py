@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medisent.files import whole_folder, write_text
+from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.version import __version__
 from medisent.volumes import Stored, Volume
@@ -41,21 +42,34 @@ class Making:
         model: SHA-256 of the model file.
         wishes: What was asked, in words such as ``tumour_volume=20``.
         edits: What that came to, where it is known.
+        command: Which command made it.
     """
 
     scan: Volume
     model: str
     wishes: tuple[str, ...]
     edits: tuple[Edit, ...] = ()
+    command: str = "counterfactual"
+
+    @property
+    def asked(self) -> str:
+        """All wishes in one line."""
+        return ", ".join(self.wishes) or "nothing changed"
 
     @property
     def description(self) -> str:
         """What a header says about the scan."""
-        return f"{_SYNTHETIC}; {', '.join(self.wishes) or 'nothing changed'}"
+        return f"{_SYNTHETIC}; {self.asked}"
 
 
-def write_synthetic(volume: Volume, path: Path, making: Making) -> None:
+def write_synthetic(volume: Volume, path: Path, making: Making, beside: Callable[[Path], None] | None = None) -> None:
     """Write a synthetic scan as NIfTI, stored as the scan it was made from if that loses nothing, and its sidecar.
+
+    Args:
+        volume: The synthetic scan.
+        path: Where to.
+        making: What it was made of.
+        beside: Writes into a folder what else is to come into that of the scan, all at once.
 
     Raises:
         UsageError: The name does not end in ``.nii`` or ``.nii.gz``.
@@ -63,10 +77,12 @@ def write_synthetic(volume: Volume, path: Path, making: Making) -> None:
     """
     with whole_folder(path.parent, record=sidecar_name(path)) as place:
         stored = write(volume, place / path.name, description=making.description, like=making.scan)
-        write_text(place / sidecar_name(path), _sidecar(making, stored))
+        if beside is not None:
+            beside(place)
+        write_text(place / sidecar_name(path), _sidecar(making, stored, digests(place)))
 
 
-def _sidecar(making: Making, stored: Stored) -> str:
+def _sidecar(making: Making, stored: Stored, outputs: Mapping[str, str]) -> str:
     said = {
         "synthetic": True,
         "Description": f"{making.description}. No patient looked like this. Not for diagnosis.",
@@ -78,6 +94,8 @@ def _sidecar(making: Making, stored: Stored) -> str:
         "DataType": stored.dtype,
         "Slope": stored.slope,
         "Intercept": stored.intercept,
+        "command": making.command,
+        "outputs": outputs,  # what the next run under this name replaces
     }
     return json.dumps(said, indent=2, ensure_ascii=False) + "\n"
 

@@ -119,6 +119,7 @@ class Source:
         series: UID.
         frame_of_reference: UID of the coordinate system; empty where the images name none.
         instances: In the order of the slices.
+        lossy: Whether an image was ever compressed with loss.
     """
 
     modality: str
@@ -126,6 +127,7 @@ class Source:
     series: str
     frame_of_reference: str
     instances: tuple[Instance, ...]
+    lossy: bool = False
 
 
 @dataclass(frozen=True, eq=False)

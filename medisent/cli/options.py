@@ -35,6 +35,14 @@ MaxVoxels = Annotated[
         "--max-voxels", min=1, metavar="N", help="Refuse a scan that claims more, before memory is asked for."
     ),
 ]
+Dicom = Annotated[
+    bool,
+    typer.Option(
+        "--dicom",
+        help="Also write DICOM objects for a PACS, if the scan is DICOM. They hold no name, ID or date of the patient: "
+        "UIDs of study, frame of reference and images link them to the scan, by which a site finds whose they are.",
+    ),
+]
 Scan = Annotated[
     Path, typer.Argument(metavar="SCAN", help="A NIfTI file, a DICOM file or folder, or what SimpleITK reads.")
 ]

@@ -12,6 +12,7 @@ import typer
 from medisent.cli.options import (
     Debug,
     Device,
+    Dicom,
     Json,
     MaxVoxels,
     ModelName,
@@ -56,6 +57,7 @@ def explain(
         Path | None,
         typer.Option("--out", "-o", metavar="OUT", help="Folder for the explanation; else named by the scan."),
     ] = None,
+    dicom: Dicom = False,
     volume: VolumeNumber = None,
     series: SeriesNumber = None,
     max_voxels: MaxVoxels = None,
@@ -78,12 +80,15 @@ def explain(
         explanation = loaded.explain(image)
         folder = out or Path(f"{stem(scan)}_medisent")
         progress.stage("writing")
-        explanation.save(folder)
+        explanation.save(folder, dicom=dicom)
     readouts = explanation.factors
     columns = [c for c in ("name", "estimate", "low", "high", "unit", "role") if c in readouts.columns]
     rows = [tuple(_cell(row[c]) for c in columns) for row in readouts.to_dict("records")]
     output.result(
-        {"schema": 1, "out": folder, "report": folder / "report.html", "factors": readouts.to_dict("records")},
+        {
+            **{"schema": 1, "out": folder, "report": folder / "report.html", "factors": readouts.to_dict("records")},
+            **({"dicom": folder / "dicom"} if dicom else {}),
+        },
         [*table([tuple(columns), *rows]), f"Report: {folder / 'report.html'}"],
     )
 
@@ -99,6 +104,7 @@ def counterfactual(
         Path | None, typer.Option("--out", "-o", metavar="OUT.nii.gz", help="The edited scan; else named by the scan.")
     ] = None,
     extrapolate: Annotated[bool, typer.Option("--extrapolate", help="Allow values outside what training saw.")] = False,
+    dicom: Dicom = False,
     volume: VolumeNumber = None,
     series: SeriesNumber = None,
     max_voxels: MaxVoxels = None,
@@ -117,19 +123,31 @@ def counterfactual(
         raise UsageError(f"-o is {target}, but a counterfactual is written as .nii or .nii.gz. Choose such a name.")
     from medisent.counterfactuals import counterfactual as edited_scan
     from medisent.counterfactuals import parse_wish
-    from medisent.exports import Making, write_synthetic
+    from medisent.explanations import deriving
+    from medisent.exports import Making, sidecar_name, write_synthetic
 
+    objects = target.with_name(sidecar_name(target).removesuffix(".json") + "_dicom")
     wanted = [parse_wish(text) for text in wishes or []]
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("reading")
         loaded = _model(model, device, seed)
         image = _read(scan, output, volume, series, max_voxels)
+        derive = deriving(image, loaded.trained.digest) if dicom else None
         progress.stage("editing")
         edited = edited_scan(loaded.trained, image, wanted, extrapolate=extrapolate)
         progress.stage("writing")
-        write_synthetic(edited, target, Making(image, loaded.trained.digest, tuple(wishes or ())))
-    output.result({"schema": 1, "out": target, "set": wishes or []}, [f"Counterfactual: {target}"])
+        making = Making(image, loaded.trained.digest, tuple(wishes or ()))
+
+        def beside(place: Path) -> None:
+            if derive is not None:
+                derive(place).add_series(edited, objects.name, making.asked)
+
+        write_synthetic(edited, target, making, beside)
+    output.result(
+        {"schema": 1, "out": target, **({"dicom": objects} if dicom else {}), "set": wishes or []},
+        [f"Counterfactual: {target}", *([f"DICOM series: {objects}"] if dicom else [])],
+    )
 
 
 def harmonize(
@@ -171,7 +189,9 @@ def harmonize(
         def harmonized(number: int) -> Path:
             scan = _read(scans[number], output, max_voxels=max_voxels)
             write_synthetic(
-                loaded.harmonize(scan, other), targets[number], Making(scan, loaded.trained.digest, (wish,))
+                loaded.harmonize(scan, other),
+                targets[number],
+                Making(scan, loaded.trained.digest, (wish,), command="harmonize"),
             )
             return targets[number]
 

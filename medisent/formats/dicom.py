@@ -19,7 +19,7 @@ from medisent.formats.pixels import assembled
 from medisent.volumes import Geometry, Instance, Source, Volume
 
 _TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "LossyImageCompression"),
     *("SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames"),
     *(
         "SamplesPerPixel",
@@ -130,7 +130,8 @@ def _source(images: Sequence[Image], planes: Sequence[Plane]) -> Source:
         instances.append(Instance(kind, uid, frame, (x, y, z), plane.slope, plane.intercept))
     names = ("Modality", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     modality, study, series, frame_of_reference = (told(first, name) for name in names)
-    return Source(modality, study, series, frame_of_reference, tuple(instances))
+    lossy = any(told(header, "LossyImageCompression") == "01" for header in headers.values())
+    return Source(modality, study, series, frame_of_reference, tuple(instances), lossy)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def _image(name: str, description: str, entropy: str, index: int) -> Dataset:
     image.PatientName, image.PatientID = f"SYNTHETIC^{name}", f"SYNTHETIC-{name}"
     image.PatientBirthDate = image.PatientSex = image.StudyDate = image.StudyTime = ""
     image.AccessionNumber = image.StudyID = image.ReferringPhysicianName = image.PositionReferenceIndicator = ""
+    image.PatientPosition = ""
     image.Modality, image.Manufacturer, image.BodyPartExamined = "MR", "SYNTHETIC", "HEAD"
     image.ImageType = ["DERIVED", "PRIMARY", "OTHER"]
     image.SeriesDescription, image.ImageComments = "SYNTHETIC phantom, no patient", description
