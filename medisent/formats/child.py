@@ -1,13 +1,15 @@
 """Runs alone, in a process of its own: SimpleITK decodes what it is given, and if it crashes, only this process ends.
 
-Called as ``child.py VOLUME MAX_VOXELS`` with a JSON list of files on stdin; imports nothing of medisent. For each file
-it writes one line of JSON, and after it the voxels where the file holds one scalar volume that is small enough. It may
-take memory and processor time in proportion to what a file's header declares, and is ended by the system beyond.
+Called as ``child.py VOLUME MAX_VOXELS MAX_BYTES`` with a JSON list of files on stdin; imports nothing of medisent. For
+each file it writes one line of JSON, and after it the voxels where the file holds one scalar volume that is small
+enough. It may take memory and processor time in proportion to what a file's header declares, and is ended by the system
+beyond.
 """
 
 import json
 import math
 import os
+import re
 import sys
 import time
 
@@ -35,25 +37,26 @@ def allow(decoded: int) -> None:
 
 def describe(reader: sitk.ImageFileReader) -> dict[str, object]:
     """What the file's header says, as JSON."""
-    return {
-        "sizes": [int(n) for n in reader.GetSize()],
-        "components": int(reader.GetNumberOfComponents()),
-        "pixel": str(sitk.GetPixelIDValueAsString(reader.GetPixelID())),
-    }
+    pixel = str(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    sizes, components = [int(n) for n in reader.GetSize()], int(reader.GetNumberOfComponents())
+    bits = re.search(r"(\d+)-bit", pixel)
+    needed = math.prod(sizes) * components * (int(bits[1]) // 8 if bits else 8)
+    return {"sizes": sizes, "components": components, "pixel": pixel, "bytes": needed}
 
 
-def decode(file: str, volume: int, max_voxels: int) -> tuple[dict[str, object], bytes | memoryview]:
-    """The header's words, and the voxels of one volume, x fastest, if there is one and all are few enough."""
+def decode(file: str, volume: int, max_voxels: int, max_bytes: int) -> tuple[dict[str, object], bytes | memoryview]:
+    """What the header says, as JSON, and the voxels of one volume, x fastest, if all are few enough."""
     allow(0)
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
     told = describe(reader)
-    sizes = list(reader.GetSize())
+    sizes, needed = list(reader.GetSize()), int(str(told["bytes"]))
     scalar = reader.GetNumberOfComponents() == 1 and "complex" not in str(told["pixel"])
     if (
         len(sizes) not in (3, 4)
         or math.prod(sizes) > max_voxels
+        or needed > max_bytes
         or not scalar
         or (len(sizes) == 4 and volume >= sizes[3])
     ):
@@ -61,7 +64,7 @@ def decode(file: str, volume: int, max_voxels: int) -> tuple[dict[str, object], 
     if len(sizes) == 4:
         reader.SetExtractIndex([0, 0, 0, volume])
         reader.SetExtractSize([*sizes[:3], 0])
-    allow(8 * math.prod(sizes))
+    allow(needed)
     image = reader.Execute()
     voxels = sitk.GetArrayFromImage(image)
     place = {"origin": image.GetOrigin(), "spacing": image.GetSpacing(), "direction": image.GetDirection()}
@@ -73,10 +76,10 @@ def main() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the voxels
-    volume, max_voxels = int(sys.argv[1]), int(sys.argv[2])
+    limits = [int(word) for word in sys.argv[1:]]
     for file in json.load(sys.stdin):
         try:
-            told, voxels = decode(file, volume, max_voxels)
+            told, voxels = decode(file, *limits)
         except (RuntimeError, MemoryError, ValueError, TypeError):
             told, voxels = {"unreadable": True}, b""
         out.write(json.dumps(told).encode() + b"\n")

@@ -25,20 +25,15 @@ from medisent.formats.space import shear_remark
 from medisent.volumes import Geometry, Volume
 
 _CHILD = Path(__file__).with_name("child.py")
-_SECONDS = 60  # of the clock; processor time is limited more tightly by the child itself
+_SECONDS = 300  # of the clock; processor time is limited more tightly by the child itself
 _SECONDS_A_FILE = 5
 _OUT_OF_TIME = -signal.SIGXCPU
 _LINE = 1 << 16
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg", ".tif", ".tiff", ".webp"}
-_SELF_CHECKING = {
-    ".nrrd",
-    ".nhdr",
-    ".mha",
-    ".mhd",
-    ".mnc",
-    ".h5",
-    ".hdf5",
-}  # SimpleITK refuses these when they are cut short
+_CLAIMING = {".nrrd", ".nhdr", ".mha", ".mhd"}  # their claims are checked, and their voxels may be in another file
+_PACKING = {".mnc", ".h5", ".hdf5"}  # SimpleITK refuses these when they are cut short
+_PACKED_AT_BEST = 200
+_ANY = 1 << 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +44,7 @@ class Decoded:
         sizes: Length of every axis.
         components: Values in each voxel.
         pixel: SimpleITK's name of the voxel type.
+        size: Bytes of all its values.
         voxels: The values of one volume, (x, y, z); None where the file does not hold one that can be read.
         affine: Voxel index to millimetres, LPS+; None where there are no voxels.
     """
@@ -56,6 +52,7 @@ class Decoded:
     sizes: tuple[int, ...]
     components: int
     pixel: str
+    size: int
     voxels: Num[np.ndarray, "x y z"] | None
     affine: Float[np.ndarray, "4 4"] | None
 
@@ -71,16 +68,14 @@ def read_other(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
             f"{path} is a picture without a place in the patient. Give the NIfTI or DICOM scan that it shows."
         )
     remarks = check_claims(path, max_voxels)
-    found = decode([path], volume=volume or 0, max_voxels=max_voxels)[0]
+    suffix = path.suffix.lower()
+    budget = _ANY if suffix in _CLAIMING else path.stat().st_size * (_PACKED_AT_BEST if suffix in _PACKING else 1)
+    found = decode([path], volume=volume or 0, max_voxels=max_voxels, max_bytes=budget)[0]
     if found is None:
         raise FormatError(
             f"{path} is not an image that can be read, or it is damaged. Give NIfTI, DICOM, NRRD or MetaImage."
         )
-    voxels, affine = _one_scalar_volume(found, path, volume, max_voxels)
-    if path.suffix.lower() not in _SELF_CHECKING and path.stat().st_size < voxels.nbytes:
-        raise FormatError(
-            f"{path} is truncated, or packed in a way that cannot be verified. Convert it to NIfTI first."
-        )
+    voxels, affine = _one_scalar_volume(found, path, volume, max_voxels, budget)
     shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     if not is_usable(affine):
@@ -89,7 +84,7 @@ def read_other(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
 
 
 def _one_scalar_volume(
-    found: Decoded, path: Path, volume: int | None, max_voxels: int
+    found: Decoded, path: Path, volume: int | None, max_voxels: int, budget: int
 ) -> tuple[Num[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
     sizes = [*found.sizes, *([1] * (3 - len(found.sizes)))]
     while len(sizes) > 3 and sizes[-1] == 1:
@@ -102,6 +97,10 @@ def _one_scalar_volume(
         )
     check_volume(path, sizes, volume)
     refuse_size(path, sizes, max_voxels)  # SimpleITK decodes all volumes of a file to give one
+    if found.size > budget:
+        raise FormatError(
+            f"{path} is truncated, or packed in a way that cannot be verified. Convert it to NIfTI first."
+        )
     if found.voxels is None or found.affine is None:
         raise FormatError(
             f"{path} has one slice, but a scan has three dimensions. Give the file with the whole volume."
@@ -109,17 +108,23 @@ def _one_scalar_volume(
     return found.voxels, found.affine
 
 
-def decode(paths: Sequence[Path], *, volume: int = 0, max_voxels: int) -> list[Decoded | None]:
+def decode(paths: Sequence[Path], *, volume: int = 0, max_voxels: int, max_bytes: int = _ANY) -> list[Decoded | None]:
     """What SimpleITK makes of each file, in a process of its own; None for a file that it cannot read.
 
     That process may take memory and processor time in proportion to what a file's header declares.
+
+    Args:
+        paths: The files.
+        volume: Which volume of a 4D file.
+        max_voxels: A file with more is described, but not decoded.
+        max_bytes: So is one whose voxels take more.
 
     Raises:
         FormatError: A file made the decoder crash, or took it too long.
         MachineError: No process could be started.
     """
     found: list[Decoded | None] = []
-    command = [sys.executable, "-P", str(_CHILD), str(volume), str(max_voxels)]
+    command = [sys.executable, "-P", str(_CHILD), str(volume), str(max_voxels), str(max_bytes)]
     try:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError as error:
@@ -180,4 +185,4 @@ def _received(stream: BufferedReader, max_voxels: int) -> Decoded | None:
         affine = np.eye(4)
         affine[:3, :3] = np.reshape(told["direction"], (3, 3)) * told["spacing"]
         affine[:3, 3] = told["origin"]
-    return Decoded(tuple(told["sizes"]), told["components"], told["pixel"], voxels, affine)
+    return Decoded(tuple(told["sizes"]), told["components"], told["pixel"], told["bytes"], voxels, affine)
