@@ -26,6 +26,10 @@ STUDY_FILE = "study.toml"
 _HEADER_LIMIT = 16 << 20
 
 
+PACKAGED_MODEL = Path(__file__).parent / "pretrained" / "rendered-heads.safetensors"
+"""The model that the package carries. It learned from rendered heads and shows what medisent does, on such heads."""
+
+
 @dataclass(frozen=True)
 class FactorCard:
     """What is known of a factor in the training cohort.
@@ -174,21 +178,20 @@ def find_model(name: str | Path | None = None) -> Path:
     """The model file that a name stands for.
 
     Arguments:
-        name: A run folder or a model file. None: what MEDISENT_MODEL names, else the newest run in ``./runs``.
+        name: A run folder, a model file or a model that the package carries. None: what MEDISENT_MODEL names, else the
+            newest run in ``./runs``, else ``PACKAGED_MODEL``.
 
     Raises:
-        ModelError: There is none; the sentence says how to get one.
+        ModelError: There is no such model.
     """
     name = name or os.environ.get("MEDISENT_MODEL") or None
     if name is None:
         runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda p: (p.stat().st_mtime, p.name))
-        if not runs:
-            raise ModelError(
-                "There is no model yet: no --model, no MEDISENT_MODEL and no run in ./runs. "
-                "Make one with `medisent demo` or `medisent train STUDY.toml`."
-            )
-        return runs[-1]
+        return runs[-1] if runs else PACKAGED_MODEL
     path = Path(name)
+    packaged = PACKAGED_MODEL.with_stem(path.name)
+    if str(name) == path.name and not path.exists() and packaged.is_file():
+        return packaged
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
             raise ModelError(f"{path} holds no {MODEL_FILE}: its training has not ended. Run `medisent train` again.")

@@ -107,7 +107,9 @@ class Model:
 
 
 def load(model: Path | str | None = None, device: str = "cpu") -> Model:
-    """The model of a run folder or a model file; without a name that of MEDISENT_MODEL or of the newest run.
+    """The model of a run folder or a model file, or the one that the package carries, ``rendered-heads``.
+
+    Without a name it is that of MEDISENT_MODEL, else of the newest run in ``./runs``, else the packaged one.
 
     Raises:
         ModelError: There is none, or it cannot be read.

@@ -16,6 +16,7 @@ import torch
 
 from medisent.checkpoints import (
     MODEL_FILE,
+    PACKAGED_MODEL,
     build_model,
     find_model,
     load_model,
@@ -229,9 +230,16 @@ def run(place: Path, name: str, age: float) -> Path:
     return path
 
 
-def test_without_any_model_the_refusal_says_how_to_get_one(place):
-    with pytest.raises(ModelError, match=r"medisent demo.*medisent train"):
-        find_model()
+def test_without_any_model_the_packaged_one_is_taken_and_reads_its_own_kind_of_head(place):
+    assert find_model() == find_model("rendered-heads") == PACKAGED_MODEL
+    trained = load_model(find_model())
+    assert trained.card.figures["tumour_volume_r2"] > 0.9
+    assert trained.study.cohort.table.name == str(trained.study.cohort.table)
+
+
+def test_what_lies_here_goes_before_what_the_package_carries(place):
+    (place / "rendered-heads").touch()
+    assert find_model("rendered-heads") == Path("rendered-heads")
 
 
 def test_without_a_name_the_newest_finished_run_is_taken(place):

@@ -355,11 +355,14 @@ def test_a_model_that_cannot_be_used_is_refused(command, spoil, words, case, mod
     assert words in refusal(command, *model, *ON_SCANS.get(command, ()), fault="model")
 
 
-@pytest.mark.parametrize("command", [*ON_SCANS, "info"])
-def test_without_any_model_a_command_says_how_to_get_one(command, case, refusal):
-    said = refusal(command, *([] if command == "info" else [case]), *ON_SCANS.get(command, ()), fault="model")
-    assert "medisent demo" in said
-    assert "medisent train" in said
+def test_without_any_model_the_packaged_one_is_taken_and_said_to_know_no_real_scan(here, cohort, monkeypatch, capsys):
+    monkeypatch.delenv("MEDISENT_MODEL", raising=False)
+    assert main(["encode", str(cohort.of("test").rows[0].scan), "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("scan\ttumour_volume.0")
+    assert "learned from rendered heads" in err
+    assert main(["info", "rendered-heads"]) == 0
+    assert "tumour_volume" in capsys.readouterr().out
 
 
 def test_a_study_with_a_wrong_key_is_refused_by_line_and_nearest_name(here, refusal):

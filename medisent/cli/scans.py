@@ -74,7 +74,7 @@ def explain(
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("reading")
-        loaded = _model(model, device, seed)
+        loaded = _model(model, device, seed, output)
         image = _read(scan, output, volume, series, max_voxels)
         progress.stage("explaining")
         explanation = loaded.explain(image)
@@ -131,7 +131,7 @@ def counterfactual(
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("reading")
-        loaded = _model(model, device, seed)
+        loaded = _model(model, device, seed, output)
         image = _read(scan, output, volume, series, max_voxels)
         derive = deriving(image, loaded.trained.digest) if dicom else None
         progress.stage("editing")
@@ -182,7 +182,7 @@ def harmonize(
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("loading the model")
-        loaded = _model(model, device, seed)
+        loaded = _model(model, device, seed, output)
         other = None if to is None else _read(to, output, max_voxels=max_voxels)
         wish = "the scanner of another scan" if to else "the reference scanner"
 
@@ -230,7 +230,7 @@ def encode(
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("loading the model")
-        loaded = _model(model, device, seed)
+        loaded = _model(model, device, seed, output)
         progress.stage("encoding", len(scans))
         done, failed = _each(
             scans,
@@ -258,13 +258,17 @@ def stem(scan: Path) -> str:
     return name
 
 
-def _model(name: str | None, device: str, seed: int) -> Model:
+def _model(name: str | None, device: str, seed: int, output: Output) -> Model:
     import torch
 
+    from medisent.checkpoints import PACKAGED_MODEL, find_model
     from medisent.models import load
 
     torch.manual_seed(seed)
-    return load(name, device=chosen_device(device))
+    path = find_model(name)
+    if path == PACKAGED_MODEL:
+        output.say("This model learned from rendered heads: it shows what medisent does, but knows no real scan.")
+    return load(path, device=chosen_device(device))
 
 
 def _read(
