@@ -20,7 +20,7 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         metavar="M",
-        help="A run folder or a model file. Without it: MEDISENT_MODEL, else the newest in ./runs, else a packaged one.",
+        help="A run folder or a model file. Without it: MEDISENT_MODEL, else the newest of ./runs, else a packaged one",
     ),
 ]
 VolumeNumber = Annotated[
