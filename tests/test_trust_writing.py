@@ -71,7 +71,7 @@ def dotted(node: ast.AST) -> str:
 def writes(call: ast.Call, streams: set[str]) -> bool:
     whole = called(call)
     name = whole.split(".")[-1]
-    told = [*call.args, *(k.value for k in call.keywords if k.arg not in ("encoding", "errors"))]
+    told = [*call.args, *(k.value for k in call.keywords if k.arg not in ("encoding", "errors", "dicom"))]
     if whole == "write_text" or any(isinstance(a, ast.Name) and a.id in streams for a in told):
         return False  # the function of medisent.files, or into memory
     if name in ("open", "fdopen"):

@@ -31,7 +31,7 @@ def write_map(volume: Volume, path: Path, origin: Origin, *, factor: str, unit: 
     reach = float(np.percentile(np.abs(volume.voxels), 99.9)) or 1.0
     image = _map(volume, origin, f"intensity gained for each {unit or 'unit'} of {factor}", unit, (0, 2 * reach))
     image.SeriesDescription, image.SeriesNumber = short(f"medisent map {factor}"), series_number
-    origin.save(image, path)
+    origin.write(image, path)
 
 
 def write_synthetic_map(volume: Volume, path: Path, origin: Origin, *, said: str, series_number: int) -> None:
@@ -45,7 +45,7 @@ def write_synthetic_map(volume: Volume, path: Path, origin: Origin, *, said: str
     image = _map(volume, origin, f"SYNTHETIC intensity, {said}", None, window)
     image.SeriesDescription, image.SeriesNumber = short(f"SYNTHETIC medisent {said}"), series_number
     image.ImageComments = "SYNTHETIC: no patient looked like this. For research, not for diagnosis."
-    origin.save(image, path)
+    origin.write(image, path)
 
 
 def _map(volume: Volume, origin: Origin, meaning: str, unit: str | None, window: tuple[float, float]) -> ParametricMap:

@@ -70,5 +70,5 @@ def write_mask(
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     image.SeriesDescription, image.SeriesNumber = short(f"medisent mask {factor}"), series_number
-    origin.save(image, path)
+    origin.write(image, path)
     return Segment(image, float(mask.sum()) * origin.scan.geometry.voxel_ml)

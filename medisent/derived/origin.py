@@ -136,7 +136,7 @@ class Origin:
     def stand_ins(self) -> list[Dataset]:
         """For each slice an image that says where it lies and nothing else, for highdicom to derive from.
 
-        Each has a UID of its own, also where slices are frames of one object; ``save`` puts the references right.
+        Each has a UID of its own, also where slices are frames of one object; ``write`` puts the references right.
         """
         images = []
         for index in range(self.scan.geometry.shape[2]):
@@ -176,7 +176,7 @@ class Origin:
             "device_serial_number": self.model[:16],
         }
 
-    def save(self, image: Dataset, path: Path) -> None:
+    def write(self, image: Dataset, path: Path) -> None:
         """Write an object of highdicom without its clock and its chance, its references those of the true images.
 
         Raises:

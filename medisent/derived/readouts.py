@@ -80,7 +80,7 @@ def write_readouts(
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     document.SeriesDescription, document.SeriesNumber = "medisent readouts", series_number
-    origin.save(document, path)
+    origin.write(document, path)
 
 
 def _group(readout: Readout, origin: Origin, level: str | None, segment: Segment | None) -> Group:
