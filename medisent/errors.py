@@ -4,6 +4,10 @@
 class MedisentError(Exception):
     """Base of every refusal.
 
+    Args:
+        message: The sentences, at most six lines.
+        code: The fault's own name, such as ``geometry.gap``; else that of its class.
+
     Attributes:
         code: The name of the fault, stable, for scripts.
         exit_code: What the command line returns: 2 usage, 3 input refused, 4 machine, 5 quality gate.
@@ -11,6 +15,11 @@ class MedisentError(Exception):
 
     code = "medisent"
     exit_code = 3
+
+    def __init__(self, message: str = "", code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
 
 class UsageError(MedisentError):
