@@ -67,7 +67,7 @@ def write(volume: Volume, path: Path, *, description: str, like: Volume | None =
 
 def _dispatch(path: Path, volume: int | None, series: int | None, max_voxels: int) -> Volume:
     if path.is_dir() or (path.is_file() and is_dicom(path)):
-        return read_dicom(path, series=series, max_voxels=max_voxels)
+        return read_dicom(path, series=series, volume=volume, max_voxels=max_voxels)
     if not path.is_file():
         raise FormatError(f"{path} is neither a file nor a folder. Give a NIfTI file, or a DICOM file or folder.")
     if path.stat().st_size == 0:

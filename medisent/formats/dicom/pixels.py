@@ -1,0 +1,221 @@
+"""DICOM pixels: stored values of any transfer syntax that is read, rescaled and stacked."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, Num
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    RLELossless,
+    generate_uid,
+)
+
+from medisent.formats.dicom.elements import UnreadableError, inflated
+from medisent.formats.dicom.faults import Fault
+from medisent.formats.dicom.frames import Frame, Image, Layout
+from medisent.formats.others import decode
+
+PLAIN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian})
+PACKED = frozenset(
+    {
+        *(RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless),
+        *(JPEGLSNearLossless, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit),  # with loss, unless JPEG 2000 says not
+    }
+)
+_ITEM, _ENDS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_FLOATS = {0x7FE00008: "f4", 0x7FE00009: "f8"}
+_AT_MOST = 1 << 33  # bytes of one file inflated
+
+
+def assembled(frames: Sequence[Frame], path: Path) -> Num[np.ndarray, "x y z"]:
+    """The values of a stack, ``stored * slope + intercept``; integers where all slopes and intercepts are whole.
+
+    Args:
+        frames: The images in order, all of one size.
+        path: What the user gave, for refusals.
+
+    Raises:
+        FormatError: They are in a transfer syntax that is not read.
+        UnreadableError: They are missing, or cannot be decoded.
+    """
+    planes = _planes(frames, path)
+    dtype = _common_dtype(frames, [plane.dtype for plane in planes])
+    voxels = np.empty((frames[0].columns, frames[0].rows, len(frames)), dtype, order="F")
+    for z, (frame, plane) in enumerate(zip(frames, planes, strict=True)):
+        if frame.rescale == (1.0, 0.0):
+            voxels[:, :, z] = plane.T
+        elif dtype.kind == "i":
+            voxels[:, :, z] = plane.T.astype(np.int64) * int(frame.rescale[0]) + int(frame.rescale[1])
+        else:
+            voxels[:, :, z] = plane.T * np.float64(frame.rescale[0]) + frame.rescale[1]
+    return voxels
+
+
+def equal_pixels(one: Frame, other: Frame) -> bool:
+    """Whether two images store the same values in the same way."""
+    if one.image is other.image and one.index == other.index:
+        return one.corner == other.corner
+    layouts = [(f.image.file.syntax, f.corner, f.index, *_words(f.image.layout)) for f in (one, other)]
+    return layouts[0] == layouts[1] and _pixel_bytes(one.image) == _pixel_bytes(other.image)
+
+
+def _words(layout: Layout | None) -> tuple[object, ...]:
+    if layout is None:
+        return ()
+    return (layout.rows, layout.columns, layout.frames, layout.allocated, layout.stored, layout.high, layout.signed)
+
+
+def _planes(frames: Sequence[Frame], path: Path) -> list[Num[np.ndarray, "rows columns"]]:
+    """The stored values of every image, before any rescaling; each file is opened once."""
+    images = list({id(frame.image.file): frame.image for frame in frames}.values())
+    packed = [image for image in images if image.file.syntax not in PLAIN]
+    for image in packed:
+        if image.file.syntax not in PACKED:
+            name = UID(image.file.syntax).name if UID(image.file.syntax).is_transfer_syntax else "an unknown one"
+            raise Fault.TRANSFER_SYNTAX.refusal(
+                path, f"has pixels in a transfer syntax that is not read ({name}). Export it uncompressed."
+            )
+    unpacked = dict(zip([id(image.file) for image in packed], _by_gdcm(packed), strict=True)) if packed else {}
+    planes = []
+    last: tuple[int, int, np.ndarray] | None = None
+    for frame in frames:
+        key = id(frame.image.file)
+        if last is None or last[:2] != (key, frame.index):
+            stored = unpacked[key][frame.index] if key in unpacked else _plain(frame)
+            last = (key, frame.index, _within_bits(stored, frame.image))
+        row, column = frame.corner
+        planes.append(last[2][row : row + frame.rows, column : column + frame.columns])
+    return planes
+
+
+def _plain(frame: Frame) -> Num[np.ndarray, "rows columns"]:
+    """One image of a file that stores its values as they are."""
+    file, layout = frame.image.file, frame.image.layout
+    if file.pixels is None or layout is None:
+        raise UnreadableError
+    tag, offset, length = file.pixels
+    order = ">" if file.syntax == ExplicitVRBigEndian else "<"
+    dtype = np.dtype(order + _FLOATS.get(tag, f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"))
+    size = layout.rows * layout.columns * dtype.itemsize
+    start = offset + frame.index * size
+    if length is None or (frame.index + 1) * size > length:
+        raise UnreadableError
+    if file.syntax == DeflatedExplicitVRLittleEndian:
+        data = _pixel_bytes(frame.image)[frame.index * size :][:size]
+    else:
+        with file.path.open("rb", buffering=0) as opened:
+            data = os.pread(opened.fileno(), size, start)
+    if len(data) < size:
+        raise UnreadableError
+    values = np.frombuffer(data, dtype).reshape(layout.rows, layout.columns)
+    return values if dtype.isnative else values.astype(dtype.newbyteorder("="))
+
+
+def _pixel_bytes(image: Image) -> bytes:
+    """The pixels of a file as they are stored, packed or plain."""
+    if image.file.pixels is None:
+        return b""
+    _, offset, length = image.file.pixels
+    with image.file.path.open("rb", buffering=0) as opened:
+        if image.file.syntax != DeflatedExplicitVRLittleEndian:
+            opened.seek(offset)
+            data = opened.read() if length is None else opened.read(length)
+            return data if length is not None else data[: _fragments_end(data)]
+        opened.seek(image.file.deflated or 0)
+        return inflated(opened.read(), _AT_MOST)[offset:]
+
+
+def _fragments_end(data: bytes) -> int:
+    """Where the fragments of packed pixels end; the mark behind them is left out."""
+    at = 0
+    while data[at : at + 4] == _ITEM:
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    if data[at : at + 4] != _ENDS:
+        raise UnreadableError
+    return at
+
+
+def _within_bits(pixels: Num[np.ndarray, "rows columns"], image: Image) -> Num[np.ndarray, "rows columns"]:
+    """The values without what some scanners keep in the bits above or below the stored ones."""
+    layout = image.layout
+    if layout is None or pixels.dtype.kind == "f" or layout.stored >= pixels.dtype.itemsize * 8:
+        return pixels
+    above = pixels.dtype.itemsize * 8 - 1 - layout.high
+    below = layout.high + 1 - layout.stored
+    shifted: np.ndarray = (pixels << above) >> (above + below)
+    return shifted
+
+
+def _by_gdcm(images: Sequence[Image]) -> list[Integer[np.ndarray, "frames rows columns"]]:
+    """Stored values by SimpleITK's GDCM, in a process of its own, from copies that hold pixels and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="medisent-") as folder:
+        copies = [Path(folder) / f"{number}.dcm" for number in range(len(images))]
+        sizes = [_copy_pixels(image, copy) for image, copy in zip(images, copies, strict=True)]
+        decoded = decode(copies, max_voxels=max(sizes))
+    found = []
+    for image, result in zip(images, decoded, strict=True):
+        layout = image.layout
+        if result is None or result.voxels is None or layout is None:
+            raise UnreadableError("has pixels that cannot be decoded: they are damaged. Export it again.")
+        pixels = result.voxels.transpose(2, 1, 0)
+        if pixels.shape != (layout.frames, layout.rows, layout.columns):
+            raise UnreadableError
+        found.append(pixels)
+    return found
+
+
+def _copy_pixels(image: Image, copy: Path) -> int:
+    """Write the pixels of a file as an image without patient, place or scale; returns the number of voxels."""
+    layout = image.layout
+    if layout is None:
+        raise UnreadableError
+    ds = Dataset()
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows, ds.Columns, ds.NumberOfFrames = layout.rows, layout.columns, layout.frames
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = layout.allocated, layout.stored, layout.high
+    ds.PixelRepresentation = int(layout.signed)
+    ds.PixelData = _pixel_bytes(image)
+    ds["PixelData"].is_undefined_length = True
+    ds.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    ds.SOPInstanceUID = generate_uid(entropy_srcs=[copy.name])
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = UID(image.file.syntax)
+    ds.save_as(copy, enforce_file_format=True)
+    return layout.rows * layout.columns * layout.frames
+
+
+def _common_dtype(frames: Sequence[Frame], stored: Sequence[np.dtype]) -> np.dtype:
+    """A type that holds every rescaled value exactly, or float64."""
+    together = np.result_type(*stored)
+    scales = {frame.rescale for frame in frames}
+    if scales == {(1.0, 0.0)}:
+        return together
+    whole = all(float(slope).is_integer() and float(intercept).is_integer() for slope, intercept in scales)
+    if not whole or together.kind not in "iu":
+        return np.dtype(np.float64)
+    bits = max(frame.image.layout.stored for frame in frames if frame.image.layout)
+    limits = (-(1 << bits - 1), (1 << bits - 1) - 1) if together.kind == "i" else (0, (1 << bits) - 1)
+    ends = [limit * slope + intercept for slope, intercept in scales for limit in limits]
+    for kind in (np.int16, np.int32):
+        if min(ends) >= np.iinfo(kind).min and max(ends) <= np.iinfo(kind).max:
+            return np.dtype(kind)
+    return np.dtype(np.float64)
