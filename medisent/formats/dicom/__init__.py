@@ -56,7 +56,7 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
     )
     remarks = (*choice.remarks, *verdict.remarks, *_about_values(candidate), *elsewhere)
     try:
-        voxels = assembled(frames, path)
+        voxels = assembled(frames, path, max_voxels)
     except UnreadableError as error:
         raise Fault.DAMAGED.refusal(path, error.words) from error
     return Volume(voxels, Geometry(verdict.affine, shape), None, remarks, _source(frames))

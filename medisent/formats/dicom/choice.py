@@ -29,7 +29,7 @@ _PROJECTIONS = {
     "SCREEN SAVE",
 }
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture, and what begins so: its multi-frame kinds
-_LESSER_FAULTS = {Fault.SINGLE_SLICE, Fault.RGB, Fault.BITS}
+_LESSER_FAULTS = {Fault.SINGLE_SLICE, Fault.RGB, Fault.BITS, Fault.NO_PIXELS}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -24,8 +24,7 @@ _LARGEST = 1 << 27  # bytes before the pixels
 _DEEPEST = 32  # sequences within sequences; enhanced images have five
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Elements:
+class Elements(NamedTuple):
     """The wanted elements of a dataset, or of an item of a sequence.
 
     Attributes:

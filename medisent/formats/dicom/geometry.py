@@ -204,13 +204,13 @@ def _uneven(gaps: Float[np.ndarray, " n"], usual: float, count: int) -> Verdict 
     """Missing slices, or uneven ones."""
     if float(np.abs(gaps / usual - 1).max()) <= 2 * _UNEVEN:
         return None
-    times = gaps / usual
-    whole = np.abs(times - np.round(times)) <= 2 * _UNEVEN * np.maximum(np.round(times), 1)
+    times = gaps / gaps.min()
+    whole = np.abs(times - np.round(times)) <= 2 * _UNEVEN * np.round(times)
     found = f"has slices {gaps.min():.2f} to {gaps.max():.2f} mm apart"
     if whole.all() and times.max() > _MISSING:
         missing = int((np.round(times) - 1).sum())
         return refused(Fault.GAP, f"{found}: {missing} of {count + missing} are missing. Give the whole series.")
-    if times.max() > _MISSING:
+    if gaps.max() > _MISSING * usual:
         return refused(
             Fault.GAP, f"{found}: there is a gap, and some are missing, or they are uneven. Give the whole series."
         )

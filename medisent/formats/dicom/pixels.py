@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer, Num
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import pixel_array
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -24,11 +27,13 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     RLELossless,
     generate_uid,
 )
 
+from medisent.formats.checks import refuse_size
 from medisent.formats.dicom.elements import UnreadableError, inflated
 from medisent.formats.dicom.faults import Fault
 from medisent.formats.dicom.frames import Frame, Image, Layout
@@ -46,18 +51,19 @@ _FLOATS = {0x7FE00008: "f4", 0x7FE00009: "f8"}
 _AT_MOST = 1 << 33  # bytes of one file inflated
 
 
-def assembled(frames: Sequence[Frame], path: Path) -> Num[np.ndarray, "x y z"]:
+def assembled(frames: Sequence[Frame], path: Path, max_voxels: int) -> Num[np.ndarray, "x y z"]:
     """The values of a stack, ``stored * slope + intercept``; integers where all slopes and intercepts are whole.
 
     Args:
         frames: The images in order, all of one size.
         path: What the user gave, for refusals.
+        max_voxels: Packed files of more are refused before they are unpacked.
 
     Raises:
         FormatError: They are in a transfer syntax that is not read.
         UnreadableError: They are missing, or cannot be decoded.
     """
-    planes = _planes(frames, path)
+    planes = _planes(frames, path, max_voxels)
     dtype = _common_dtype(frames, [plane.dtype for plane in planes])
     voxels = np.empty((frames[0].columns, frames[0].rows, len(frames)), dtype, order="F")
     for z, (frame, plane) in enumerate(zip(frames, planes, strict=True)):
@@ -84,7 +90,7 @@ def _words(layout: Layout | None) -> tuple[object, ...]:
     return (layout.rows, layout.columns, layout.frames, layout.allocated, layout.stored, layout.high, layout.signed)
 
 
-def _planes(frames: Sequence[Frame], path: Path) -> list[Num[np.ndarray, "rows columns"]]:
+def _planes(frames: Sequence[Frame], path: Path, max_voxels: int) -> list[Num[np.ndarray, "rows columns"]]:
     """The stored values of every image, before any rescaling; each file is opened once."""
     images = list({id(frame.image.file): frame.image for frame in frames}.values())
     packed = [image for image in images if image.file.syntax not in PLAIN]
@@ -94,7 +100,9 @@ def _planes(frames: Sequence[Frame], path: Path) -> list[Num[np.ndarray, "rows c
             raise Fault.TRANSFER_SYNTAX.refusal(
                 path, f"has pixels in a transfer syntax that is not read ({name}). Export it uncompressed."
             )
-    unpacked = dict(zip([id(image.file) for image in packed], _by_gdcm(packed), strict=True)) if packed else {}
+        if image.layout is not None:
+            refuse_size(path, (image.layout.columns, image.layout.rows, image.layout.frames), max_voxels)
+    unpacked = _unpacked(packed, max_voxels)
     planes = []
     last: tuple[int, int, np.ndarray] | None = None
     for frame in frames:
@@ -165,12 +173,38 @@ def _within_bits(pixels: Num[np.ndarray, "rows columns"], image: Image) -> Num[n
     return shifted
 
 
-def _by_gdcm(images: Sequence[Image]) -> list[Integer[np.ndarray, "frames rows columns"]]:
+def _unpacked(images: Sequence[Image], max_voxels: int) -> dict[int, Integer[np.ndarray, "frames rows columns"]]:
+    """The stored values of packed files, by the id of each.
+
+    Run lengths are undone here, in Python; all else by native code that hostile files have been known to break.
+    """
+    plain = [image for image in images if image.file.syntax == RLELossless]
+    native = [image for image in images if image.file.syntax != RLELossless]
+    found = {id(image.file): _by_pydicom(image) for image in plain}
+    if native:
+        decoded = _by_gdcm(native, max_voxels)
+        found |= {id(image.file): pixels for image, pixels in zip(native, decoded, strict=True)}
+    return found
+
+
+def _by_pydicom(image: Image) -> Integer[np.ndarray, "frames rows columns"]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = pixel_array(_pixels_alone(image), raw=True, decoding_plugin="pydicom")
+    except (ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, struct.error) as error:
+        raise UnreadableError from error
+    stacked: np.ndarray = pixels.reshape(-1, *pixels.shape[-2:])
+    return stacked
+
+
+def _by_gdcm(images: Sequence[Image], max_voxels: int) -> list[Integer[np.ndarray, "frames rows columns"]]:
     """Stored values by SimpleITK's GDCM, in a process of its own, from copies that hold pixels and nothing else."""
     with tempfile.TemporaryDirectory(prefix="medisent-") as folder:
         copies = [Path(folder) / f"{number}.dcm" for number in range(len(images))]
-        sizes = [_copy_pixels(image, copy) for image, copy in zip(images, copies, strict=True)]
-        decoded = decode(copies, max_voxels=max(sizes))
+        for image, copy in zip(images, copies, strict=True):
+            _pixels_alone(image).save_as(copy, enforce_file_format=True)
+        decoded = decode(copies, max_voxels=max_voxels)
     found = []
     for image, result in zip(images, decoded, strict=True):
         layout = image.layout
@@ -183,8 +217,8 @@ def _by_gdcm(images: Sequence[Image]) -> list[Integer[np.ndarray, "frames rows c
     return found
 
 
-def _copy_pixels(image: Image, copy: Path) -> int:
-    """Write the pixels of a file as an image without patient, place or scale; returns the number of voxels."""
+def _pixels_alone(image: Image) -> Dataset:
+    """The pixels of a file as an image without patient, place or scale."""
     layout = image.layout
     if layout is None:
         raise UnreadableError
@@ -195,12 +229,16 @@ def _copy_pixels(image: Image, copy: Path) -> int:
     ds.PixelRepresentation = int(layout.signed)
     ds.PixelData = _pixel_bytes(image)
     ds["PixelData"].is_undefined_length = True
-    ds.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-    ds.SOPInstanceUID = generate_uid(entropy_srcs=[copy.name])
+    narrow = layout.allocated == 8
+    ds.SOPClassUID = (
+        MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+        if narrow
+        else MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    )
+    ds.SOPInstanceUID = generate_uid(entropy_srcs=["pixels"])
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = UID(image.file.syntax)
-    ds.save_as(copy, enforce_file_format=True)
-    return layout.rows * layout.columns * layout.frames
+    return ds
 
 
 def _common_dtype(frames: Sequence[Frame], stored: Sequence[np.dtype]) -> np.dtype:
