@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medisent.errors import FormatError
+from medisent.errors import FormatError, MedisentError
 from medisent.formats.checks import refuse_size
 from medisent.formats.dicom.choice import choose
 from medisent.formats.dicom.elements import UnreadableError, is_dicom_start
@@ -43,11 +43,15 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
     if not stock.candidates:
         _refuse_damaged(stock, path)
         raise FormatError(f"{path} holds no DICOM image. Give the folder with the images of one series.")
-    choice = choose(stock, path, series)
+    try:
+        choice = choose(stock, path, series)
+    except MedisentError:
+        _refuse_damaged(stock, path, _folders(frame for candidate in stock.candidates for frame in candidate.frames))
+        raise
     candidate, verdict = choice.candidate, choice.candidate.verdict
     if verdict.affine is None or candidate.order is None:
         raise FormatError(f"{path} holds no DICOM volume. Give the folder with the images of one series.")
-    _refuse_damaged(stock, path, {frame.image.file.path.parent for frame in candidate.frames})
+    _refuse_damaged(stock, path, _folders(candidate.frames))
     frames = [candidate.frames[index] for index in candidate.order[_volume_number(candidate, path, volume)]]
     shape = (frames[0].columns, frames[0].rows, len(frames))
     refuse_size(path, shape, max_voxels)
@@ -60,6 +64,10 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
     except UnreadableError as error:
         raise Fault.DAMAGED.refusal(path, error.words) from error
     return Volume(voxels, Geometry(verdict.affine, shape), None, remarks, _source(frames))
+
+
+def _folders(frames: Iterable[Frame]) -> set[Path]:
+    return {frame.image.file.path.parent for frame in frames}
 
 
 def _refuse_damaged(stock: Inventory, path: Path, folders: set[Path] | None = None) -> None:
@@ -94,7 +102,13 @@ def _source(frames: Sequence[Frame]) -> Source:
         x, y, z = frame.position or (0.0, 0.0, 0.0)
         kind, uid = elements.text("SOPClassUID"), elements.text("SOPInstanceUID")
         instances.append(Instance(kind, uid, number, (x, y, z), *frame.rescale))
-    return Source(image.modality, *image.series, frames[0].stack[1], tuple(instances))
+    return Source(
+        image.file.elements.text("Modality"), *image.series, frames[0].stack[1], tuple(instances), _lossy(frames)
+    )
+
+
+def _lossy(frames: Sequence[Frame]) -> bool:
+    return any(frame.image.file.elements.text("LossyImageCompression") == "01" for frame in frames)
 
 
 def _about_values(candidate: Candidate) -> tuple[str, ...]:
@@ -104,7 +118,7 @@ def _about_values(candidate: Candidate) -> tuple[str, ...]:
     if candidate.image.modality == "PT":
         unit = _UNITS.get(elements.text("Units"))
         said.append(f"Values are as the scanner rescaled them{f' ({unit})' if unit else ''}; no SUV is computed.")
-    if any(frame.image.file.elements.text("LossyImageCompression") == "01" for frame in candidate.frames):
+    if _lossy(candidate.frames):
         said.append("The images were compressed with loss.")
     if elements.text("PhotometricInterpretation") == "MONOCHROME1":
         said.append("The images are meant to be shown inverted (MONOCHROME1); values are left as they are.")
