@@ -10,7 +10,7 @@ TESTS ?=
 demo: $(INSTALLED)          ## the whole journey on a rendered cohort; ends with a report
 	$(BIN)/medisent demo --out demo
 
-test: check                 ## the checks, then every test that needs no GPU, browser or patience
+test: check                 ## the checks, then every test that needs no GPU or patience
 	$(BIN)/python -m pytest $(TESTS)
 
 check: $(INSTALLED)         ## style, types, floors

@@ -1,6 +1,7 @@
 """The pages people open: true to the patient's sides, closed to the network, the same bytes every time."""
 
 import base64
+import gzip
 import hashlib
 import html
 import io
@@ -11,6 +12,7 @@ import time
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from PIL import Image
 
 from medisent.errors import GeometryError
 from medisent.reports import Comparison, FactorMap, Window, evaluation_page, explanation_page, planes
+from medisent.reports.copies import STEP, copies
 from medisent.reports.figures import bar, strip
 from medisent.reports.pictures import robust_limit, robust_window, shade
 from medisent.reports.words import decimals_for, fixed, number, ordinal
@@ -40,6 +43,7 @@ class Reading(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text, self.style, self.scripts = "", "", []
+        self.held: dict[str | None, str] = {}
         self.feed(page)
         self.close()
         assert self.open == []
@@ -57,7 +61,11 @@ class Reading(HTMLParser):
 
     def handle_data(self, data):
         if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
+            kind = self.tags[-1][1].get("type")
+            if kind is None:
+                self.scripts.append(data)
+            else:
+                self.held[self.tags[-1][1]["id"]] = data
         elif self.open and self.open[-1] == "style":
             self.style += data
         else:
@@ -208,6 +216,9 @@ def test_the_policy_admits_the_scripts_of_the_page_and_no_other(page):
     (policy,) = [a["content"] for _, a in reading.tags if a.get("http-equiv") == "Content-Security-Policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in reading.scripts]
+    if "niivue" in reading.held:
+        program = gzip.decompress(base64.b64decode(reading.held["niivue"]))
+        digests.append(base64.b64encode(hashlib.sha256(program).digest()).decode())
     hashes = [f"'sha256-{digest}'" for digest in digests]
     assert rules["default-src"] == "'none'"
     assert rules["script-src"] == (" ".join(hashes) or "'none'")
@@ -238,7 +249,9 @@ def test_names_and_texts_from_outside_stay_text():
         )
     )
     assert "img" not in {tag for tag, _ in page.tags}
-    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert [tag for tag, _ in page.tags].count("script") == [tag for tag, _ in Reading(explanation()).tags].count(
+        "script"
+    )
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert not any(urlsplit(address).scheme not in ("", "data") for address in page.addresses())
     assert page.text.count("<script>alert(1)</script>") >= 10
@@ -442,6 +455,38 @@ def test_a_small_bright_lesion_stands_out_from_the_tissue():
     assert window.grey(voxels[31, 28:32, 28:32])[3, 3] > window.grey(voxels[31, 28:32, 28:32])[0, 0] + 25
 
 
+def unpacked(text):
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+@pytest.mark.parametrize("limit", [10**9, 25_000, 9000])
+def test_the_copy_of_an_edit_is_that_edit_to_two_greys_and_lies_where_the_scan_lies(limit):
+    canonical = np.zeros((48, 44, 40), np.float32)
+    canonical[6:36, 8:32, 5:29] = np.random.default_rng(0).uniform(50, 100, (30, 24, 24)).round(-1)
+    scan = stored(canonical, (2.0, 2.0, 2.5), (1, 0, 2), (-1, 1, -1))
+    local, window = scan.voxels.copy(), Window(0, 200)
+    local[16:20, 12:16, 16:20] += 60
+    ramp = np.linspace(0.5, 2, scan.voxels.shape[0], dtype=np.float32)[:, None, None]
+    edits = [local, scan.voxels * 1.7, scan.voxels**1.1, scan.voxels * ramp]
+    found = copies(scan, window, edits, [(local - scan.voxels, 60.0)], limit)
+    assert found.size <= limit
+    image = unpacked(found.scan)
+    grey = np.asarray(image.dataobj)
+    for voxels, edit in zip(edits, found.edits, strict=True):
+        table = np.frombuffer(base64.b64decode(edit.table), np.uint8)
+        rest = np.frombuffer(gzip.decompress(base64.b64decode(edit.rest)), np.int8).reshape(grey.shape, order="F")
+        shown = np.clip(table[grey].astype(int) + STEP * rest, 0, 255)
+        wanted = window.grey(found.sampling.means(voxels[found.sampling.box]))
+        assert np.abs(shown - wanted).max() <= STEP / 2
+    for volume, values in ((image, scan.voxels), (unpacked(found.maps[0]), local - scan.voxels)):
+        weights = np.abs(np.asarray(volume.dataobj).astype(float) - (0 if volume is image else 127))
+        centres = []
+        for part, affine in ((weights, volume.affine), (values, scan.affine)):
+            index = [(part.sum(axis=tuple({0, 1, 2} - {i})) * np.arange(n)).sum() for i, n in enumerate(part.shape)]
+            centres.append((affine @ [*(np.array(index) / part.sum()), 1])[:3])
+        assert np.abs(centres[0] - centres[1]).max() < 0.5
+
+
 @pytest.mark.slow
 def test_a_large_scan_with_ten_counterfactuals_makes_a_small_page_quickly():
     shape = (256, 256, 180)
@@ -455,5 +500,5 @@ def test_a_large_scan_with_ten_counterfactuals_makes_a_small_page_quickly():
     ]
     start = time.process_time()
     page = explanation(scan, comparisons=edits)
-    assert time.process_time() - start <= 3
-    assert len(page) <= 3e6
+    assert time.process_time() - start <= 5
+    assert len(page) <= 1e7

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from medisent.reports import pictures
+from medisent.reports.copies import copies
 from medisent.reports.figures import Strip, strip
 from medisent.reports.films import Film, LightTable, Picture, Scale, colour_scale
 from medisent.reports.pages import rendered
+from medisent.reports.viewing import PAGE, Viewer, packed_program, program, viewer
 from medisent.reports.words import MISSING, decimals_for, fixed, known, measured, number, ordinal, sentence, words
 from medisent.volumes import Volume
 
@@ -55,6 +57,23 @@ class FactorMap:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One of the questions that a reader has first, answered.
+
+    Attributes:
+        question: In a few words.
+        answer: In a few words.
+        detail: A sentence.
+        mark: ``ok``, ``warn`` or ``info``.
+    """
+
+    question: str
+    answer: str
+    detail: str
+    mark: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """What is shown for one comparison or one map."""
 
@@ -66,6 +85,8 @@ class Panel:
     after: Film | None
     change: Film
     scale: Scale | None
+    at: tuple[int, int, int]
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -98,7 +119,9 @@ class ExplanationPage:
     """Everything the template shows."""
 
     headline: str
+    answers: tuple[Answer, ...]
     warnings: tuple[str, ...]
+    viewer: Viewer
     film: Film | None
     remarks: tuple[str, ...]
     comparisons: tuple[Panel, ...]
@@ -128,6 +151,7 @@ def explanation_page(
     methods: str,
     citations: Sequence[str],
     provenance: Mapping[str, str],
+    answers: Sequence[Answer] = (),
 ) -> str:
     """One HTML page about one scan.
 
@@ -144,28 +168,64 @@ def explanation_page(
         methods: A paragraph to copy into a paper.
         citations: References to copy.
         provenance: Versions and hashes, in the order in which they are shown.
+        answers: What a reader asks first; whether to trust it is answered last, by the checks.
 
     Raises:
         GeometryError: A map or a counterfactual is not on the scan's grid.
     """
     table = LightTable(scan)
     panels, shown = _comparison_panels(table, comparisons)
+    mapped = tuple(_map_panel(table, item, shown.get(item.factor)) for item in maps)
+    checks = tuple(_check(name, value) for name, value in quality.items())
     facts = ExplanationPage(
         headline=headline,
+        answers=(*answers, *_trust(checks)),
         warnings=tuple(warnings),
+        viewer=_viewer(table, panels, comparisons, mapped, maps),
         film=None if comparisons else table.scan_film(table.middle),
         remarks=table.remarks,
         comparisons=panels,
-        maps=tuple(_map_panel(table, item, shown.get(item.factor)) for item in maps),
+        maps=mapped,
         groups=_groups(factors),
         level=_common_level(factors),
-        checks=tuple(_check(name, value) for name, value in quality.items()),
+        checks=checks,
         methods=methods,
         citations=tuple(citations),
         provenance=tuple(provenance.items()),
         album=tuple(table.album.values()),
     )
-    return rendered("explanation", ("script",), facts)
+    return rendered("explanation", ("script", "viewer"), facts, admitted=(program(),))
+
+
+def _viewer(
+    table: LightTable,
+    panels: Sequence[Panel],
+    comparisons: Sequence[Comparison],
+    mapped: Sequence[Panel],
+    maps: Sequence[FactorMap],
+) -> Viewer:
+    room = PAGE - len(packed_program()) - sum(len(picture.source) for picture in table.album.values())
+    found = copies(
+        table.upright.volume,
+        table.window,
+        [item.after for item in comparisons],
+        [(item.change, panel.limit) for item, panel in zip(maps, mapped, strict=True)],
+        max(room, 0),
+    )
+    edited = [(panel.factor, table.millimetres(panel.at)) for panel in panels]
+    return viewer(found, edited, {panel.factor: panel.title for panel in mapped}, table.millimetres(table.middle))
+
+
+def _trust(checks: Sequence[Check]) -> tuple[Answer, ...]:
+    """Whether to trust the page, as far as its checks tell."""
+    odd = [check.name for check in checks if check.mark == "warn"]
+    counted = sum(check.mark == "ok" for check in checks) + len(odd)
+    if not counted:
+        return ()
+    if odd:
+        answer = "With care" if len(odd) == 1 else "Hardly"
+        return (Answer("Can I trust it?", answer, f"{len(odd)} of {counted} checks failed: {', '.join(odd)}.", "warn"),)
+    return (Answer("Can I trust it?", "Nothing speaks against it", f"All {counted} checks passed.", "ok"),)
 
 
 def _comparison_panels(
@@ -189,7 +249,7 @@ def _comparison_panels(
         before, after = table.scan_film(at), table.film(item.after, at)
         change = table.change_film(colours[i], limit, at, before)
         scale = colour_scale(limit, "edited minus scan, in the scan's own units")
-        panels.append(Panel(item.factor, item.role, item.title, item.file, before, after, change, scale))
+        panels.append(Panel(item.factor, item.role, item.title, item.file, before, after, change, scale, at, limit))
     return tuple(panels), shown
 
 
@@ -200,7 +260,7 @@ def _map_panel(table: LightTable, item: FactorMap, at: tuple[int, int, int] | No
     before = table.scan_film(at)
     film = table.change_film(planes, limit, at, before)
     scale = colour_scale(limit, f"scan units gained per {item.unit or 'unit'}")
-    return Panel(item.factor, item.role, sentence(item.factor), item.file, before, None, film, scale)
+    return Panel(item.factor, item.role, sentence(item.factor), item.file, before, None, film, scale, at, limit)
 
 
 def _groups(factors: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple[Row, ...]], ...]:

@@ -99,6 +99,11 @@ class LightTable:
             remarks.append(f"The planes follow the voxels, which are tilted by up to {tilt}° from the patient's axes.")
         return tuple(remarks)
 
+    def millimetres(self, at: tuple[int, int, int]) -> tuple[float, float, float]:
+        """Where an upright index lies, in mm RAS+."""
+        x, y, z, _ = self.upright.affine @ np.array([*at, 1.0])
+        return float(x), float(y), float(z)
+
     def scan_film(self, at: tuple[int, int, int]) -> Film:
         """The scan's own three planes in grey, made once for each place."""
         if at not in self._scan_films:

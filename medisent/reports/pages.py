@@ -14,18 +14,19 @@ from markupsafe import Markup
 from medisent.reports import words
 
 
-def rendered(template: str, scripts: tuple[str, ...], facts: object) -> str:
+def rendered(template: str, scripts: tuple[str, ...], facts: object, admitted: tuple[str, ...] = ()) -> str:
     """The HTML of a template.
 
     Args:
         template: Its name, without the ending.
         scripts: Names of the script templates that the page may run, in order.
         facts: What the template calls ``page``.
+        admitted: Sources of further scripts that those scripts may start.
     """
     environment = _environment()
     sources = [environment.get_template(f"{name}.html.jinja").render() for name in scripts]
     page = environment.get_template(f"{template}.html.jinja")
-    return page.render(page=facts, policy=policy(sources), scripts=[Markup(source) for source in sources])
+    return page.render(page=facts, policy=policy([*sources, *admitted]), scripts=[Markup(source) for source in sources])
 
 
 def policy(scripts: list[str]) -> str:
@@ -41,6 +42,11 @@ def policy(scripts: list[str]) -> str:
 def data_uri(png: bytes) -> str:
     """A picture as an address that holds the picture."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def embedded(content: str) -> Markup:
+    """JSON as the content of a script element, which it cannot end."""
+    return Markup(content.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 @cache
@@ -60,5 +66,6 @@ def _environment() -> Environment:
         sentence=words.sentence,
         ordinal=words.ordinal,
         path=lambda name: quote(str(name)),
+        embedded=embedded,
     )
     return environment

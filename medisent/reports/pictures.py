@@ -31,8 +31,8 @@ class Window:
     low: float
     high: float
 
-    def grey(self, plane: Plane) -> UInt8[np.ndarray, "_ _"]:
-        """The plane as 8-bit grey."""
+    def grey(self, plane: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+        """A plane, or a volume, as 8-bit grey."""
         share = (np.nan_to_num(plane) - self.low) / (self.high - self.low)
         grey: np.ndarray = np.rint(255 * np.clip(share, 0, 1))
         return grey.astype(np.uint8)
