@@ -24,7 +24,8 @@ from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.grids import restore
 from medisent.readings import Reading, Readout, read_factors
-from medisent.reports import Comparison, FactorMap, explanation_page
+from medisent.reports import Answer, Comparison, EditCheck, FactorMap, explanation_page
+from medisent.rereading import Reread, dependence, reread
 from medisent.version import __version__, versions
 from medisent.volumes import Volume
 
@@ -119,9 +120,9 @@ class Explanation:
         derive = deriving(self.scan, self.trained.digest) if dicom else None
         with whole_folder(target, record="manifest.json") as place:
             began = time.perf_counter()
-            maps, comparisons = self._write_scans(place, None if derive is None else derive(place / "dicom"))
+            maps, comparisons, rereads = self._write_scans(place, None if derive is None else derive(place / "dicom"))
             self.factors.to_csv(place / "factors.csv", index=False, lineterminator="\n")
-            page = self._page(maps, comparisons)
+            page = self._page(maps, comparisons, rereads)
             write_text(place / "report.html", page)
             names = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
             summary = {**self.summary(), "files": sorted([*names, "factors.json", "manifest.json"])}
@@ -141,20 +142,82 @@ class Explanation:
             "files": [],
         }
 
-    def headline(self) -> str:
-        """One plain sentence: the first anatomy factor, its interval and percentile, and whether brightness matters."""
-        rows = [r for r in self.reading.readouts.values() if r.role == "anatomy"] or list(
-            self.reading.readouts.values()
-        )
-        first, level = rows[0], self.trained.card.level
-        factor = self.trained.network.factors[first.name]
-        text = f"{_words(first.name).capitalize()} is {factor.show(first.estimate)}"
+    @property
+    def first(self) -> Readout:
+        """The factor that a reader wants to know first: the first of the anatomy."""
+        rows = list(self.reading.readouts.values())
+        return next((row for row in rows if row.role == "anatomy"), rows[0])
+
+    def headline(self, rereads: Sequence[Reread] = ()) -> str:
+        """One plain sentence: the first anatomy factor, its interval and percentile, and whether brightness matters.
+
+        Arguments:
+            rereads: Edited scans that were read again, if they were.
+        """
+        first = self.first
+        text = f"{_words(first.name).capitalize()} is {self._shown(first)}"
         if math.isfinite(first.low):
-            text += f" ({level:.0%} interval {_short(first.low)} to {_short(first.high)})"
-        text += f", larger than in {first.percentile:.0f} % of the training scans."
-        if self.trained.network.scanner_names and first.role == "anatomy":
+            text += f" ({self.trained.card.level:.0%} interval {_short(first.low)} to {_short(first.high)})"
+        text += f", larger than in {first.percentile:.0f}\u202f% of the training scans."
+        brighter = [found for found in rereads if found.before.name == "brightness" and first.name in found.others]
+        if brighter:
+            after = brighter[0].others[first.name]
+            matters = {"hardly": "hardly matters", "somewhat": "matters somewhat", "much": "matters"}
+            text += f" Brightness {matters[dependence(first, after)]} for it: {self._other_scanner(brighter[0])}."
+        elif self.trained.network.scanner_names and first.role == "anatomy":
             text += " The brightness of the scanner was taken out before it was read."
         return text
+
+    def _shown(self, readout: Readout) -> str:
+        return self.trained.network.factors[readout.name].show(readout.estimate)
+
+    def _other_scanner(self, found: Reread) -> str:
+        """What is read of the first factor when the scanner is another."""
+        ratio = found.asked / found.before.estimate if found.before.estimate else math.nan
+        name = _words(found.before.name)
+        change = f"{_short(ratio)} times the {name}" if ratio > 0 else f"{name} {_short(found.asked)}"
+        return f"with {change} the same scan reads {self._shown(found.others[self.first.name])}"
+
+    def _answers(self, rereads: Sequence[Reread]) -> tuple[Answer, ...]:
+        """What the value is, and whether the scanner matters for it."""
+        first = self.first
+        interval = (
+            f"{self.trained.card.level:.0%} interval {_short(first.low)} to {_short(first.high)}; "
+            if math.isfinite(first.low)
+            else ""
+        )
+        place = f"larger than in {first.percentile:.0f}\u202f% of the training scans"
+        question = f"What is the {_words(first.name)}?"
+        answers = [Answer(question, self._shown(first), (interval + place).capitalize() + ".", "info")]
+        scanner = [f for f in rereads if f.before.role == "nuisance" and first.name in f.others]
+        if scanner:
+            worst = max(scanner, key=lambda f: abs(f.others[first.name].estimate - first.estimate))
+            extent = dependence(first, worst.others[first.name])
+            detail = self._other_scanner(worst)
+            answers.append(
+                Answer(
+                    "Does the scanner matter for it?",
+                    {"hardly": "Hardly", "somewhat": "Somewhat", "much": "Yes"}[extent],
+                    f"{detail[0].upper()}{detail[1:]}; no other scanner setting moves it more.",
+                    "ok" if extent == "hardly" else "warn",
+                )
+            )
+        return tuple(answers)
+
+    def _edit_check(self, found: Reread) -> EditCheck:
+        """What the page says of an edited scan that was read again."""
+        factor = self.trained.network.factors[found.before.name]
+        moved = found.most_moved
+        return EditCheck(
+            factor=factor.name,
+            role=factor.role,
+            asked=f"{_short(found.before.estimate)} -> {factor.show(found.asked)}",
+            read=factor.show(found.after.estimate),
+            ruled=factor.show(found.ruled) if math.isfinite(found.ruled) else "",
+            moved=f"{_words(moved[0])}, by {moved[1]:.0%} of its interval's half width" if moved else "",
+            found=found.found,
+            kept=found.kept,
+        )
 
     def _repr_html_(self) -> str:
         head = f"<p><b>{self.headline()}</b></p>"
@@ -183,10 +246,17 @@ class Explanation:
                 label = factor.show(value).split(" ")[0] if factor.kind in ("ordinal", "categorical") else _short(value)
                 yield name, value, f"{name}_{_safe(label)}", volume
 
-    def _write_scans(self, place: Path, derived: DerivedFolder | None) -> tuple[list[FactorMap], list[Comparison]]:
-        """Write every volume, also as DICOM where there is a folder for that; what the report shows of each."""
+    def _write_scans(
+        self, place: Path, derived: DerivedFolder | None
+    ) -> tuple[list[FactorMap], list[Comparison], list[Reread]]:
+        """Write every volume, also as DICOM where there is a folder for that.
+
+        What the report shows of each, and what is read again from one edit a factor.
+        """
         network = self.trained.network
-        maps, comparisons = [], []
+        maps: list[FactorMap] = []
+        comparisons: list[Comparison] = []
+        rereads: dict[str, Reread] = {}
         for name, change in self._maps():
             factor, file = network.factors[name], f"maps/{name}.nii.gz"
             write(change, place / file, description=f"medisent factor map: {name} per {factor.unit or 'unit'}")
@@ -199,6 +269,8 @@ class Explanation:
             write_synthetic(volume, place / file, self._making(wish, Edit(name, value, factor.unit)))
             title = f"{_words(name)} {_short(self.reading.readouts[name].estimate)} -> {factor.show(value)}"
             comparisons.append(Comparison(name, factor.role, title, volume.voxels.astype(np.float32), file))
+            if name not in rereads and factor.kind in ("real", "positive"):
+                rereads[name] = reread(self.trained, self.reading, name, value, volume)
             if derived is not None:
                 derived.add_series(volume, f"counterfactuals/{stem}", wish)
         reference = "nuisance at the reference"
@@ -208,7 +280,7 @@ class Explanation:
             for name, mask in self.masks.items():
                 derived.add_mask(mask.voxels > 0, name)
             derived.add_readouts(list(self.reading.readouts.values()), self._levels())
-        return maps, comparisons
+        return maps, comparisons, list(rereads.values())
 
     def _levels(self) -> dict[str, str]:
         """For factors with levels, the one that was read."""
@@ -219,7 +291,7 @@ class Explanation:
     def _making(self, wish: str, *edits: Edit) -> Making:
         return Making(self.scan, self.trained.digest, (wish,), edits, "explain")
 
-    def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison]) -> str:
+    def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison], rereads: Sequence[Reread]) -> str:
         card = self.trained.card
         rows = []
         for row in self.factors.to_dict("records"):
@@ -228,7 +300,9 @@ class Explanation:
                 {**{str(k): v for k, v in row.items()}, "cohort_low": quantiles[5], "cohort_high": quantiles[95]}
             )
         return explanation_page(
-            headline=self.headline(),
+            headline=self.headline(rereads),
+            answers=self._answers(rereads),
+            edit_checks=[self._edit_check(found) for found in rereads],
             scan=self.scan,
             factors=rows,
             maps=maps,

@@ -2,12 +2,14 @@
 
 from medisent.reports.benched import BenchTable, bench_page
 from medisent.reports.evaluated import evaluation_page
-from medisent.reports.explained import Comparison, FactorMap, explanation_page
+from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page
 from medisent.reports.pictures import Window, planes
 
 __all__ = [
+    "Answer",
     "BenchTable",
     "Comparison",
+    "EditCheck",
     "FactorMap",
     "Window",
     "bench_page",

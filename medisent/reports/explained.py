@@ -74,6 +74,31 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class EditCheck:
+    """An edited scan that was read again.
+
+    Attributes:
+        factor: What was moved.
+        role: Its role, ``anatomy`` or ``nuisance``.
+        asked: From which value to which.
+        read: What the model reads from the edited scan.
+        ruled: What a ruler that is no model reads, or nothing.
+        moved: The other factor that moved most, or nothing.
+        found: Whether the model finds what was asked for.
+        kept: Whether all other factors stayed within their intervals.
+    """
+
+    factor: str
+    role: str
+    asked: str
+    read: str
+    ruled: str
+    moved: str
+    found: bool
+    kept: bool
+
+
+@dataclass(frozen=True)
 class Panel:
     """What is shown for one comparison or one map."""
 
@@ -129,6 +154,7 @@ class ExplanationPage:
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
     level: str
     checks: tuple[Check, ...]
+    edit_checks: tuple[EditCheck, ...]
     methods: str
     citations: tuple[str, ...]
     provenance: tuple[tuple[str, str], ...]
@@ -152,6 +178,7 @@ def explanation_page(
     citations: Sequence[str],
     provenance: Mapping[str, str],
     answers: Sequence[Answer] = (),
+    edit_checks: Sequence[EditCheck] = (),
 ) -> str:
     """One HTML page about one scan.
 
@@ -169,6 +196,7 @@ def explanation_page(
         citations: References to copy.
         provenance: Versions and hashes, in the order in which they are shown.
         answers: What a reader asks first; whether to trust it is answered last, by the checks.
+        edit_checks: Edited scans that were read again.
 
     Raises:
         GeometryError: A map or a counterfactual is not on the scan's grid.
@@ -179,7 +207,7 @@ def explanation_page(
     checks = tuple(_check(name, value) for name, value in quality.items())
     facts = ExplanationPage(
         headline=headline,
-        answers=(*answers, *_trust(checks)),
+        answers=(*answers, *_trust(checks, edit_checks)),
         warnings=tuple(warnings),
         viewer=_viewer(table, panels, comparisons, mapped, maps),
         film=None if comparisons else table.scan_film(table.middle),
@@ -189,6 +217,7 @@ def explanation_page(
         groups=_groups(factors),
         level=_common_level(factors),
         checks=checks,
+        edit_checks=tuple(edit_checks),
         methods=methods,
         citations=tuple(citations),
         provenance=tuple(provenance.items()),
@@ -216,16 +245,30 @@ def _viewer(
     return viewer(found, edited, {panel.factor: panel.title for panel in mapped}, table.millimetres(table.middle))
 
 
-def _trust(checks: Sequence[Check]) -> tuple[Answer, ...]:
-    """Whether to trust the page, as far as its checks tell."""
+def _trust(checks: Sequence[Check], edits: Sequence[EditCheck]) -> tuple[Answer, ...]:
+    """Whether to trust the page, as far as its checks tell: of the reading first, of the edits second."""
     odd = [check.name for check in checks if check.mark == "warn"]
     counted = sum(check.mark == "ok" for check in checks) + len(odd)
     if not counted:
         return ()
+    missed = [words(edit.factor) for edit in edits if not (edit.found and edit.kept)]
+    said = f"All {counted} checks of the reading passed"
     if odd:
-        answer = "With care" if len(odd) == 1 else "Hardly"
-        return (Answer("Can I trust it?", answer, f"{len(odd)} of {counted} checks failed: {', '.join(odd)}.", "warn"),)
-    return (Answer("Can I trust it?", "Nothing speaks against it", f"All {counted} checks passed.", "ok"),)
+        said = f"{len(odd)} of {counted} checks of the reading failed: {', '.join(odd).lower()}"
+    if missed:
+        said += f"; edits of {', '.join(missed)} miss what was asked or move other factors"
+    elif edits:
+        said += "; edited scans, read again, show what was asked"
+    answer = (
+        "Not the reading"
+        if len(odd) > 1
+        else "With care"
+        if odd
+        else "The reading, as far as checks tell"
+        if missed
+        else "As far as checks tell"
+    )
+    return (Answer("Can I trust it?", answer, said + ".", "warn" if odd or missed else "ok"),)
 
 
 def _comparison_panels(
