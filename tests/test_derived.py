@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -35,6 +36,7 @@ from medisent.phantoms.dicom import write_series as write_phantom
 from medisent.readings import Readout
 from medisent.volumes import Instance, Volume
 
+DATA = Path(os.environ.get("MEDISENT_TEST_DATA", "/nonexistent"))
 MODEL = "ab12" * 16
 NAN = math.nan
 READOUTS = (
@@ -433,6 +435,23 @@ def test_the_validator_finds_no_error(modality, scan, edited, change, mask, tmp_
         said = (done.stdout + done.stderr).splitlines()
         assert done.returncode == 0, said
         assert not [line for line in said if line.startswith("Error")]
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA.is_dir(), reason="MEDISENT_TEST_DATA names no folder")
+@pytest.mark.parametrize(
+    "name", ["dicom2nifti_cases/ge/anatomical/001", "acr_phantom_multivendor/PhilipsAchieva", "enhanced_xa10/6_1.dcm"]
+)
+def test_a_real_series_keeps_the_values_that_are_its_own_in_their_place(name, tmp_path):
+    scan = read(DATA / name)
+    voxels = scan.voxels.astype(np.float64)
+    voxels[10:30, 10:30] *= 0.777
+    folder = DerivedFolder(tmp_path, Origin.of(scan, MODEL))
+    folder.add_series(scan.with_voxels(voxels), "edited", "nothing a scanner measured")
+    found, same = read(tmp_path / "edited"), voxels == scan.voxels
+    np.testing.assert_allclose(found.affine, scan.affine, rtol=0, atol=1e-9)
+    assert np.array_equal(found.voxels[same], scan.voxels[same])
+    assert np.abs(found.voxels - voxels).max() < 1e-3 * np.ptp(scan.voxels)
 
 
 @pytest.fixture(scope="module")
