@@ -21,6 +21,7 @@ _TISSUE = 26  # grey levels; slices at the border that hold almost nothing brigh
 _FEWEST = 4096  # voxels; coarser than that no copy tells anything
 _MANY = 1_000_000  # voxels; of finer copies the maps, which are smooth, get blocks twice as long
 _PIECE = 1 << 20  # voxels worked on at once
+_SHARE = 0.7  # of the room; where the scan alone takes more, its edits and maps are not tried
 
 Box = tuple[slice, slice, slice]
 
@@ -100,9 +101,12 @@ class Sampling:
         """Means over the blocks, of voxels that fill whole blocks; float32."""
         if self.blocks == (1, 1, 1):
             return np.asarray(voxels, dtype=np.float32)
-        (i, j, k), (x, y, z) = self.blocks, voxels.shape
-        means: np.ndarray = voxels.reshape(x // i, i, y // j, j, z // k, k).mean(axis=(1, 3, 5), dtype=np.float32)
-        return means
+        i, j, k = self.blocks
+        shape = tuple(n // block for n, block in zip(voxels.shape, self.blocks, strict=True))
+        means = np.zeros(shape, np.float32)
+        for x, y, z in np.ndindex(i, j, k):
+            means += voxels[x::i, y::j, z::k]
+        return means / np.float32(i * j * k)
 
 
 @dataclass(frozen=True)
@@ -158,19 +162,20 @@ def copies(
             _nifti(grey, sampling.affine(scan.affine)), (), (), sampling, sampling.spacing(scan.spacing), cropped
         )
         few = math.prod(sampling.shape) <= _FEWEST
-        if few or found.size <= limit:
+        tried = few or found.size <= (_SHARE if edits or maps else 1) * limit
+        if tried:
             changed = tuple(_edit(voxels, grey, window, sampling) for voxels in edits)
             placed = tuple(_map(change, end, scan, sampling) for change, end in maps)
             found = replace(found, edits=changed, maps=placed)
-        if few or found.size <= limit:
+        if few or (tried and found.size <= limit):
             return found
         if not cropped:
             box, cropped = _tissue(grey), True
             kept = math.prod(side.stop - side.start for side in box) / math.prod(shape)
-            if kept * found.size <= limit:
+            if kept * found.size <= _SHARE * limit:
                 sampling = Sampling.over(box, (1, 1, 1), shape)
                 continue
-        sampling = Sampling.over(box, sampling.coarser(scan.spacing, max(1.2, found.size / limit)), shape)
+        sampling = Sampling.over(box, sampling.coarser(scan.spacing, max(1.2, found.size / (_SHARE * limit))), shape)
 
 
 def _grey(voxels: Num[np.ndarray, "x y z"], window: Window, sampling: Sampling) -> UInt8[np.ndarray, "_ _ _"]:

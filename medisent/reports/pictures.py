@@ -33,9 +33,11 @@ class Window:
 
     def grey(self, plane: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
         """A plane, or a volume, as 8-bit grey."""
-        share = (np.nan_to_num(plane) - self.low) / (self.high - self.low)
-        grey: np.ndarray = np.rint(255 * np.clip(share, 0, 1))
-        return grey.astype(np.uint8)
+        share = plane - self.low if np.isfinite(plane).all() else np.nan_to_num(plane) - self.low
+        share /= self.high - self.low
+        np.clip(share, 0, 1, out=share)
+        share *= 255
+        return np.rint(share, out=share).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
