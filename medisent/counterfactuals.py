@@ -20,7 +20,7 @@ from medisent.scanners import Scanner, developed, exposed
 from medisent.volumes import Volume
 
 _REFERENCE = {"brightness": 1.0, "contrast": 1.0, "bias_field": 0.0}
-_SLAB = 1 << 21  # voxels worked on at once
+_SLAB = 1 << 18  # voxels worked on at once
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,13 @@ def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
     if step is None and same:
         return scan
     exact = np.float64 if scan.voxels.dtype.itemsize > 4 or scan.voxels.dtype == np.int32 else np.float32
-    voxels: Float[np.ndarray, "x y z"] = scan.voxels.astype(exact)
-    field, other = reading.log_bias, _log_bias(reading, after)
-    depth = max(1, _SLAB // int(np.prod(voxels.shape[1:])))
-    for start in range(0, voxels.shape[0], depth):
-        slab = slice(start, min(start + depth, voxels.shape[0]))
-        part, moved = voxels[slab], None if step is None else step[slab]
+    voxels: Float[np.ndarray, "x y z"] = scan.voxels.astype(exact, order="F")
+    # As they lie in memory, and so few at a time that they stay in the cache.
+    stored, field, other = voxels.T, reading.log_bias.T, _log_bias(reading, after).T
+    depth = max(1, _SLAB // int(np.prod(stored.shape[1:])))
+    for start in range(0, stored.shape[0], depth):
+        slab = slice(start, start + depth)
+        part, moved = stored[slab], None if step is None else step.T[slab]
         if same and (moved is None or not moved.any()):
             continue
         if same and moved is not None and np.count_nonzero(moved) < moved.size / 4:

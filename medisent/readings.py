@@ -24,7 +24,7 @@ from medisent.posterior import PartitionedNormal
 from medisent.scanners import Scanner, bias_basis
 from medisent.volumes import Geometry, Volume
 
-_SLAB = 1 << 21  # voxels worked on at once
+_SLAB = 1 << 18  # voxels worked on at once
 _AT_ONCE = 16  # scans in the network at once
 
 
@@ -113,14 +113,15 @@ def log_bias(bias: Float[Tensor, " terms"], at: Geometry, placed: Geometry) -> F
         at: Where the voxels lie.
         placed: Where the model's grid lies, in whose coordinates the polynomials are written.
     """
-    field = np.empty(at.shape, np.float32)
-    depth = max(1, _SLAB // (at.shape[1] * at.shape[2]))
-    for start in range(0, at.shape[0], depth):
-        stop = min(start + depth, at.shape[0])
-        affine = at.affine.copy()
+    field = np.empty(at.shape, np.float32, order="F")
+    depth = max(1, _SLAB // (at.shape[0] * at.shape[1]))
+    for start in range(0, at.shape[2], depth):
+        stop = min(start + depth, at.shape[2])
+        affine = at.affine[:, [2, 1, 0, 3]]  # as they lie in memory
         affine[:3, 3] += affine[:3, 0] * start
-        part = unit_coordinates(Geometry(affine, (stop - start, *at.shape[1:])), placed).clip(-1, 1)
-        field[start:stop] = torch.tensordot(bias, bias_basis(torch.from_numpy(part)), dims=1).numpy()
+        slab = Geometry(affine, (stop - start, at.shape[1], at.shape[0]))
+        part = unit_coordinates(slab, placed).clip(-1, 1)
+        field.T[start:stop] = torch.tensordot(bias, bias_basis(torch.from_numpy(part)), dims=1).numpy()
     return field
 
 
