@@ -89,8 +89,8 @@ class Explanation:
         present = self.reading.readouts[name].estimate
         step = _small_step(self.trained, name, present)
         up, down = (with_values(self.trained, self.reading, [(name, present + sign * step)]) for sign in (1, -1))
-        change = (up.voxels.astype(np.float32) - down.voxels.astype(np.float32)) / np.float32(2 * step)
-        return self.scan.with_voxels(change)
+        change = up.voxels.astype(np.float32, copy=False) - down.voxels.astype(np.float32, copy=False)
+        return self.scan.with_voxels(change / np.float32(2 * step))
 
     @cached_property
     def masks(self) -> dict[str, Volume]:

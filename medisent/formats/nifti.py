@@ -374,4 +374,4 @@ def _write_stream(
     planes = max(1, _CHUNK // (dtype.itemsize * voxels.shape[0] * voxels.shape[1]))
     for first in range(0, voxels.shape[2], planes):
         part = _unscaled(voxels[:, :, first : first + planes], stored)
-        file.write(part.astype(dtype).tobytes(order="F"))
+        file.write(part.astype(dtype, copy=False).tobytes(order="F"))
