@@ -1,6 +1,7 @@
 """Laws of commands that take several scans: one that is refused is named, and all others are done."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -93,3 +94,12 @@ def test_more_voxels_than_asked_for_are_refused(command, batch, model_file, caps
     for limit, code in ((16**3 - 1, 3), (16**3, 0)):
         said = ended(capsys, command, batch[0], "--model", model_file, *out, "--max-voxels", limit, code=code)
         assert ("claims 16 x 16 x 16 voxels, more than the 4,095 that are read." in said.err) == (code == 3)
+
+
+def test_a_name_that_is_not_utf_8_is_escaped_in_tables_and_objects(batch, model_file, capsys):
+    odd = os.fsdecode(b"caf\xe9.nii.gz")
+    shutil.copy(batch[0], odd)
+    said = ended(capsys, "encode", odd, "gone.nii", "--model", model_file, "-o", "codes.tsv", "--json", code=3)
+    assert json.loads(said.out)["codes"][0]["scan"] == odd
+    said.out.encode("utf-8")
+    assert "caf\\udce9.nii.gz" in Path("codes.tsv").read_text(encoding="utf-8")

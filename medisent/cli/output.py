@@ -41,9 +41,9 @@ class Output:
     def result(self, data: Mapping[str, Any], text: Sequence[str]) -> None:
         """What came out, on stdout: the object, or its text."""
         if self.as_json:
-            print(json.dumps(jsonable(data), ensure_ascii=False))
+            print(printable(json.dumps(jsonable(data), ensure_ascii=False)))
         elif not self.quiet:
-            print("\n".join(text))
+            print(printable("\n".join(text)))
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -105,7 +105,7 @@ def refuse(error: MedisentError, *, as_json: bool) -> None:
     print("\n".join(lines), file=sys.stderr)
     if as_json:
         fault = {"code": error.code, "message": str(error), "exit_code": error.exit_code}
-        print(json.dumps({"error": fault}, ensure_ascii=False))
+        print(printable(json.dumps({"error": fault}, ensure_ascii=False)))
 
 
 def end_after_result(error: MedisentError) -> Never:
@@ -116,6 +116,11 @@ def end_after_result(error: MedisentError) -> Never:
     """
     refuse(error, as_json=False)
     raise typer.Exit(error.exit_code)
+
+
+def printable(text: str) -> str:
+    """The text with escapes, as JSON has them, for what is not UTF-8 in a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def jsonable(value: Any) -> Any:  # noqa: ANN401 - anything a result may hold

@@ -23,7 +23,7 @@ from medisent.cli.options import (
     VolumeNumber,
     chosen_device,
 )
-from medisent.cli.output import Output, end_after_result, table
+from medisent.cli.output import Output, end_after_result, printable, table
 from medisent.errors import MedisentError, UsageError
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def encode(
         )
     codes = pd.concat(list(done.values()), ignore_index=True)
     codes.insert(0, "scan", [str(scans[number]) for number in done])
-    text = codes.to_csv(sep="\t", index=False, lineterminator="\n")
+    text = printable(codes.to_csv(sep="\t", index=False, lineterminator="\n"))
     if out is not None:
         write_text(out, text)
     if out is None and not as_json:
@@ -316,7 +316,7 @@ def _failure(failed: Sequence[Failure], count: int) -> MedisentError:
     if len(failed) > _TOLD:
         lines.append(f"... and {len(failed) - _TOLD} more.")
     foremost = min((failure.error for failure in failed), key=lambda error: error.exit_code)
-    return type(foremost)("\n".join(lines))
+    return type(foremost)("\n".join(lines), code=foremost.code)
 
 
 def _told(failed: Sequence[Failure]) -> list[dict[str, object]]:
