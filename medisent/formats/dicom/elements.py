@@ -249,21 +249,18 @@ class _Walk:
             if number in _PIXELS and depth == 0:
                 self.pixels = (number, at, None if length == _UNDEFINED else length)
                 break
-            stop = at + length
             if length == _UNDEFINED and kind in _FRAGMENTED:
                 at = self._past_fragments(at)
                 continue
             if length == _UNDEFINED or self._is_sequence(number, kind, at, length):
                 inner = explicit and kind != b"UN"
-                found, at = self._sequence(at, self.size if length == _UNDEFINED else stop, inner, depth + 1)
+                found, at = self._sequence(at, self.size if length == _UNDEFINED else at + length, inner, depth + 1)
                 if number in self.wanted:
                     items[number] = found
                 continue
-            if stop > self.size:
-                raise _MoreNeededError(self.size + 1)
+            if (stop := at + length) > self.size or (stop > known and number in self.wanted):
+                raise _MoreNeededError(min(stop, self.size + 1))
             if number in self.wanted:
-                if stop > known:
-                    raise _MoreNeededError(stop)
                 values[number] = data[at:stop]
             at = stop
         return Elements(values, items, self.order), at

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from medisent.formats.dicom.elements import Elements, File, read_elements, tags
@@ -183,7 +184,7 @@ def _image(file: File) -> Image | None:
 
 def _claims_image(elements: Elements) -> bool:
     """Whether the file is of a class that holds images: then it is not passed over because its size is missing."""
-    return "Image Storage" in UID(elements.text("SOPClassUID")).name
+    return "Image Storage" in UID(elements.text("SOPClassUID"), IGNORE).name
 
 
 def _layout(elements: Elements, rows: int, columns: int) -> Layout | None:
@@ -254,24 +255,19 @@ def _plain(image: Image, index: int) -> Frame:
 def _enhanced(image: Image) -> list[Frame]:
     """The frames of an enhanced image: each is described by its own groups of elements, or by those all share."""
     elements = image.file.elements
-    shared = elements.first("SharedFunctionalGroupsSequence")
     dimensions = [item.shorts("DimensionIndexPointer") for item in elements.items.get(_DIMENSIONS, [])]
     kept = [n for n, pointer in enumerate(dimensions) if pointer not in _ALONG_THE_STACK]
     frames = []
     for index, own in enumerate(elements.items[_PER_FRAME]):
-        groups = _Groups(own, shared, elements)
+        groups = _Groups(own, elements.first("SharedFunctionalGroupsSequence"), elements)
         content = groups.of("FrameContentSequence")
         values = content.longs("DimensionIndexValues")
         kind = groups.of("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
         echo = groups.of("MREchoSequence").doubles("EffectiveEchoTime")
         frame = _plain(image, index)
         frames.append(
-            Frame(
-                image=image,
-                index=index,
-                corner=(0, 0),
-                rows=frame.rows,
-                columns=frame.columns,
+            replace(
+                frame,
                 position=groups.of("PlanePositionSequence").decimals("ImagePositionPatient"),
                 axes=groups.of("PlaneOrientationSequence").decimals("ImageOrientationPatient"),
                 spacing=groups.of("PixelMeasuresSequence").decimals("PixelSpacing"),

@@ -158,12 +158,10 @@ def _places(
 
 def _step(positions: Float[np.ndarray, "n 3"], normal: Float[np.ndarray, "3"]) -> Verdict:
     """The step from one slice to the next as the third column of an affine in LPS+, if all steps are equal."""
-    heights = positions @ normal
-    gaps = np.diff(heights)
+    gaps = np.diff(positions @ normal)
     usual = float(np.median(gaps))
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    fault = _uneven(gaps, usual, len(positions))
-    if fault is not None:
+    if (fault := _uneven(gaps, usual, len(positions))) is not None:
         return fault
     off = positions - positions[0] - np.arange(len(positions))[:, None] * step
     worst = float(np.linalg.norm(off, axis=1).max())
@@ -183,8 +181,8 @@ def _step(positions: Float[np.ndarray, "n 3"], normal: Float[np.ndarray, "3"]) -
             Fault.TILT,
             f"has slices tilted by {angle:.1f} degrees against their row, as no scanner can. Export it again.",
         )
-    remarks = []
-    if angle > np.degrees(np.arctan(_TILT)):
+    remarks, tilted = [], angle > np.degrees(np.arctan(_TILT))
+    if tilted:
         remarks.append(
             f"The gantry was tilted by {angle:.1f} degrees; the affine is sheared accordingly, and every voxel keeps "
             "its value and its place."
@@ -196,7 +194,7 @@ def _step(positions: Float[np.ndarray, "n 3"], normal: Float[np.ndarray, "3"]) -
         )
     affine = np.eye(4)
     affine[:3, 2] = step
-    first = Fault.TILT if angle > np.degrees(np.arctan(_TILT)) else Fault.UNEVEN if remarks else None
+    first = Fault.TILT if tilted else Fault.UNEVEN if remarks else None
     return Verdict("warned" if remarks else "ok", first, "", tuple(remarks), None, affine)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer, Num
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import (
@@ -96,7 +97,8 @@ def _planes(frames: Sequence[Frame], path: Path, max_voxels: int) -> list[Num[np
     packed = [image for image in images if image.file.syntax not in PLAIN]
     for image in packed:
         if image.file.syntax not in PACKED:
-            name = UID(image.file.syntax).name if UID(image.file.syntax).is_transfer_syntax else "an unknown one"
+            syntax = UID(image.file.syntax, IGNORE)
+            name = syntax.name if syntax.is_transfer_syntax else "an unknown one"
             raise Fault.TRANSFER_SYNTAX.refusal(
                 path, f"has pixels in a transfer syntax that is not read ({name}). Export it uncompressed."
             )
