@@ -16,6 +16,7 @@ from medisent.scanners import measured_scale
 from medisent.volumes import Volume
 
 _SAMPLE = 1_000_000  # voxels that a ruler looks at, at most about
+_HALF = 0.5
 _HARDLY = 0.05  # of a value; a move by less hardly matters
 
 
@@ -41,8 +42,11 @@ class Reread:
 
     @property
     def found(self) -> bool:
-        """Whether the interval read from the edited scan holds what was asked for."""
-        return self.after.low <= self.asked <= self.after.high
+        """Whether the reading changed by what was asked for, give or take a half of it.
+
+        The interval of the reading would be no measure: the wider it is the more it would forgive.
+        """
+        return abs(self.after.estimate - self.asked) <= _HALF * abs(self.asked - self.before.estimate)
 
     @property
     def most_moved(self) -> tuple[str, float] | None:

@@ -43,6 +43,16 @@ def test_the_scan_itself_read_again_moves_nothing(trained, scan):
         assert math.isnan(found.ruled) or found.ruled == pytest.approx(readout.estimate)
 
 
+def test_an_edit_that_the_reading_does_not_follow_is_not_found_however_wide_its_interval(trained, scan):
+    reading = read_factors(trained, scan)
+    name = "tumour_volume"
+    present = reading.readouts[name]
+    found = reread(trained, reading, name, present.estimate * 2, scan)
+    wide = replace(found, after=replace(present, low=0.0, high=1e6))
+    assert not wide.found
+    assert replace(wide, after=replace(wide.after, estimate=present.estimate * 1.9)).found
+
+
 def test_dependence_goes_by_the_value_and_by_its_interval(trained, scan):
     first = replace(next(iter(read_factors(trained, scan).readouts.values())), estimate=10.0, low=8.0, high=12.0)
     assert [dependence(first, replace(first, estimate=value)) for value in (10.4, 9.0, 12.5)] == [
