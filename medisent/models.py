@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, overload
 
 import pandas as pd
 
@@ -13,9 +14,12 @@ from medisent.config import Study
 from medisent.counterfactuals import Wish, counterfactual, harmonized
 from medisent.errors import InterventionError
 from medisent.explanations import Explanation, explain
-from medisent.formats import read
+from medisent.exports import Making
+from medisent.images import Image, Scan, image_like, scans_of, volume_of
 from medisent.readings import read_factors
 from medisent.volumes import Volume
+
+Kind = TypeVar("Kind", bound=Image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +50,26 @@ class Model:
         """The names of its factors."""
         return tuple(self.trained.network.factors)
 
-    def explain(self, scan: Volume | Path | str) -> Explanation:
+    def explain(self, scan: Scan) -> Explanation:
         """The factors of a scan, where each acts, and the scan with each changed alone.
 
         Raises:
             MedisentError: The scan is refused.
         """
-        return explain(self.trained, _volume(scan))
+        return explain(self.trained, volume_of(scan))
 
-    def counterfactual(self, scan: Volume | Path | str, *, extrapolate: bool = False, **values: float | str) -> Volume:
+    @overload
+    def counterfactual(
+        self, scan: Volume | Path | str, *, extrapolate: bool = False, **values: float | str
+    ) -> Volume: ...
+    @overload
+    def counterfactual(self, scan: Kind, *, extrapolate: bool = False, **values: float | str) -> Kind: ...
+    def counterfactual(self, scan: Scan, *, extrapolate: bool = False, **values: float | str) -> Scan:
         """The scan, in its own space, with factors at these values (``tumour_volume=20.0``, in the factor's unit).
 
-        Without any value it is the scan itself.
+        It comes back as it was given: a nibabel image for a nibabel image, a SimpleITK image for a SimpleITK image, a
+        MetaTensor for a MetaTensor, (array, affine) for (array, affine), else as a volume. Without any value it is the
+        scan itself.
 
         Arguments:
             scan: What to edit.
@@ -75,26 +87,42 @@ class Model:
         wishes = [
             Wish(name, "=", value if isinstance(value, str) else repr(float(value))) for name, value in values.items()
         ]
-        return counterfactual(self.trained, _volume(scan), wishes, extrapolate=extrapolate)
+        volume = volume_of(scan)
+        edited = counterfactual(self.trained, volume, wishes, extrapolate=extrapolate)
+        return self._as_given(scan, volume, edited, tuple(map(str, wishes)))
 
-    def harmonize(self, scan: Volume | Path | str, to: Volume | Path | str | None = None) -> Volume:
+    @overload
+    def harmonize(self, scan: Volume | Path | str, to: Scan | None = None) -> Volume: ...
+    @overload
+    def harmonize(self, scan: Kind, to: Scan | None = None) -> Kind: ...
+    def harmonize(self, scan: Scan, to: Scan | None = None) -> Scan:
         """The scan as the scanner of another scan, or the reference scanner, would have shown it; anatomy stays.
+
+        It comes back as it was given; see ``counterfactual``.
 
         Raises:
             MedisentError: A scan is refused.
         """
-        other = None if to is None else read_factors(self.trained, _volume(to))
-        return harmonized(self.trained, read_factors(self.trained, _volume(scan)), other)
+        other = None if to is None else read_factors(self.trained, volume_of(to))
+        volume = volume_of(scan)
+        result = harmonized(self.trained, read_factors(self.trained, volume), other)
+        return self._as_given(scan, volume, result, ("nuisance at the reference" if to is None else "another scanner",))
 
-    def encode(self, scans: Iterable[Volume | Path | str]) -> pd.DataFrame:
-        """The latents of scans, a row a scan, columns named BLOCK.INDEX.
+    def encode(self, scans: Iterable[Scan] | Scan) -> pd.DataFrame:
+        """The latents of several scans, or of one, a row a scan, columns named BLOCK.INDEX.
 
         Raises:
             MedisentError: A scan is refused.
         """
         columns = list(self.trained.network.partition.columns)
-        rows = [read_factors(self.trained, _volume(scan)).abduction.q.loc[0].tolist() for scan in scans]
+        rows = [read_factors(self.trained, volume_of(scan)).abduction.q.loc[0].tolist() for scan in scans_of(scans)]
         return pd.DataFrame(rows, columns=columns, dtype="float64")
+
+    def _as_given(self, scan: Scan, before: Volume, after: Volume, wishes: tuple[str, ...]) -> Scan:
+        """What was made of a scan, as the scan was given; the very scan where nothing was to be made."""
+        if after is before and scan is not before and not isinstance(scan, Path | str):
+            return scan
+        return image_like(after, scan, Making(before, self.trained.digest, wishes).description)
 
     def _repr_html_(self) -> str:
         card = self.card
@@ -115,7 +143,3 @@ def load(model: Path | str | None = None, device: str = "cpu") -> Model:
         ModelError: There is none, or it cannot be read.
     """
     return Model(load_model(find_model(model), device))
-
-
-def _volume(scan: Volume | Path | str) -> Volume:
-    return scan if isinstance(scan, Volume) else read(scan)

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from medisent.errors import FormatError, GeometryError, MachineError
-from medisent.formats.checks import is_usable
+from medisent.formats.checks import is_usable, refuse_types
 from medisent.formats.dicom import is_dicom, read_dicom
-from medisent.formats.nifti import is_nifti, read_nifti, write_nifti
+from medisent.formats.nifti import fresh_header, is_nifti, read_nifti, write_nifti
 from medisent.formats.others import read_other
+from medisent.formats.space import geometry_of, kept_header
 from medisent.volumes import Stored, Volume
 
-__all__ = ["MAX_VOXELS", "read", "write"]
+__all__ = ["MAX_VOXELS", "fresh_header", "geometry_of", "kept_header", "read", "refuse_types", "refuse_unfit", "write"]
 
 MAX_VOXELS = 1 << 29
 
@@ -45,7 +46,7 @@ def read(
         if not path.exists():
             raise FormatError(f"{path} does not exist. Check the path.")
         found = _dispatch(path, volume, series, max_voxels)
-        _refuse_unfit(found, path, constant)
+        refuse_unfit(found, path, constant=constant)
     except OSError as error:
         raise MachineError(
             f"{path} cannot be read: {error.strerror or type(error).__name__}. Check disk and permissions."
@@ -77,8 +78,13 @@ def _dispatch(path: Path, volume: int | None, series: int | None, max_voxels: in
     return read_other(path, volume=volume, max_voxels=max_voxels)
 
 
-def _refuse_unfit(volume: Volume, path: Path, constant: bool) -> None:
-    """Refuse what has the form of a scan but cannot be worked on."""
+def refuse_unfit(volume: Volume, path: Path, *, constant: bool = False) -> None:
+    """Refuse what has the form of a scan but cannot be worked on.
+
+    Raises:
+        FormatError: It has one slice, voxels that are no numbers, or but one value.
+        GeometryError: Its voxels have no place.
+    """
     shape = volume.geometry.shape
     if min(shape) == 1:
         size = " x ".join(map(str, shape))

@@ -102,7 +102,7 @@ def write_nifti(volume: Volume, path: Path, *, description: str, like: Volume | 
     if not path.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"{path} cannot be written: scans are written as NIfTI. Let the name end in .nii or .nii.gz.")
     stored = Stored(_storable(volume.voxels).name) if like is None else stored_like(volume.voxels, like)
-    header = _fresh_header(volume, stored)
+    header = fresh_header(volume, stored)
     header["descrip"] = description.encode("ascii", "replace")[:79]
     with whole_file(path) as temporary, temporary.open("wb") as file:
         if path.name.endswith(".gz"):
@@ -327,7 +327,7 @@ def _unscaled(values: Num[np.ndarray, "..."], stored: Stored) -> Num[np.ndarray,
     return found
 
 
-def _fresh_header(volume: Volume, stored: Stored) -> Nifti1Header:
+def fresh_header(volume: Volume, stored: Stored) -> Nifti1Header:
     """A header from zero with the place that was kept, as long as it is still the volume's, else the geometry's."""
     kept = volume.header
     if kept is not None:
