@@ -20,7 +20,8 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         metavar="M",
-        help="A run folder or a model file. Without it: MEDISENT_MODEL, else the newest of ./runs, else a packaged one",
+        help="A run folder, a model file or rendered-heads. "
+        "Without it: MEDISENT_MODEL, else the newest run in ./runs, else rendered-heads.",
     ),
 ]
 VolumeNumber = Annotated[
