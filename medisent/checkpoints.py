@@ -8,8 +8,9 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+import torch
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,6 +25,9 @@ SCHEMA = 1
 MODEL_FILE = "model.safetensors"
 STUDY_FILE = "study.toml"
 _HEADER_LIMIT = 16 << 20
+_STUDY_LIMIT = 1 << 18
+_MOST_DOTS = 40  # in a line of a study; keys of many parts take tomllib their number squared
+_QUANTILES = 101
 
 
 PACKAGED_MODEL = Path(__file__).parent / "pretrained" / "rendered-heads.safetensors"
@@ -97,6 +101,9 @@ class Trained:
     digest: str = ""
 
 
+_CARDS = TypeAdapter(list[Card], config=ConfigDict(extra="forbid", strict=True))
+
+
 def study_factors(study: Study) -> tuple[Factor, ...]:
     """The factors of a study, the scanner's own among them whether the study names them or not."""
     named = {factor.name for factor in study.factors}
@@ -131,12 +138,10 @@ def save_model(study: Study, network: PartitionedVAE, card: Card, path: Path) ->
         MachineError: It cannot be written.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    # Where the table lies is nobody's business but the run folder's.
-    told = replace(study, cohort=replace(study.cohort, table=Path(study.cohort.table.name)))
     header = {
         "schema": str(SCHEMA),
         "kind": "medisent model",
-        "study": dump_study(told),
+        "study": dump_study(without_place(study)),
         "card": json.dumps(asdict(card)),
     }
     save_tensors(weights, header, path)
@@ -150,16 +155,53 @@ def load_model(path: Path, device: str = "cpu") -> Trained:
     """
     weights, header = load_tensors(path, kind="medisent model")
     try:
-        study = parse_study(header["study"], f"the study in {path.name}")
-        card = _card(json.loads(header["card"]))
-        network = build_model(study)
-        network.load_state_dict(weights)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, MedisentError) as error:
+        study = _study(header["study"], path)
+        network = _network(study, weights)
+        card = _card(header["card"], network)
+    except Exception as error:  # whatever a stranger's header makes the parts say
         raise ModelError(
             f"{path} is a medisent model, but its study, card and weights do not fit together. Train it anew."
         ) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise ModelError(f"{path} holds weights that are not numbers: its training went astray. Train it anew.")
     digest = file_digest(path)
     return Trained(_located(study, path.parent), network.to(device).eval(), card, digest)
+
+
+def without_place(study: Study) -> Study:
+    """The study without the folder of its table, which is nobody's business but the run folder's."""
+    return replace(study, cohort=replace(study.cohort, table=Path(study.cohort.table.name)))
+
+
+def _study(text: str, path: Path) -> Study:
+    """The study in a header; where its table lies is not the header's to say.
+
+    Raises:
+        MedisentError: It cannot be meant.
+        ValueError: It is too long to be one.
+    """
+    if len(text) > _STUDY_LIMIT or any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise ValueError("this is no study")
+    return without_place(parse_study(text, f"the study in {path.name}"))
+
+
+def _network(study: Study, weights: Mapping[str, Tensor]) -> PartitionedVAE:
+    """The network of a study with these weights; no memory is asked for before they are known to fit.
+
+    Raises:
+        ValueError: They do not.
+    """
+    with torch.device("meta"):
+        wanted = build_model(study).state_dict()
+    if _outline(wanted) != _outline(weights):
+        raise ValueError("these are the weights of another network")
+    network = build_model(study)
+    network.load_state_dict(weights)
+    return network
+
+
+def _outline(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _located(study: Study, run: Path) -> Study:
@@ -229,13 +271,14 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
     try:
         with path.open("rb") as file:
             start = file.read(8)
-        # A header that claims more than any of ours could need is refused before it is parsed.
-        if len(start) < 8 or struct.unpack("<Q", start)[0] > min(_HEADER_LIMIT, path.stat().st_size):
-            raise ModelError(f"{path} is not a model file: it does not begin like a safetensors file.")
+            # A header that claims more than any of ours could need is refused before it is parsed.
+            if len(start) < 8 or struct.unpack("<Q", start)[0] > min(_HEADER_LIMIT, path.stat().st_size):
+                raise ModelError(f"{path} is not a model file: it does not begin like a safetensors file.")
+            json.loads(file.read(struct.unpack("<Q", start)[0]), object_pairs_hook=_each_once)
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as a model file: it is damaged or something else.") from error
     if header.get("kind") != kind:
         raise ModelError(f"{path} is a safetensors file, but not a {kind}.")
@@ -247,11 +290,27 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
     return tensors, header
 
 
-def _card(found: dict[str, Any]) -> Card:
-    factors = {
-        name: FactorCard(**{**entry, "quantiles": tuple(entry["quantiles"])})
-        for name, entry in found.pop("factors").items()
-    }
-    precision = tuple(tuple(row) for row in found.pop("precision"))
-    rest: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-    return Card(factors=factors, precision=precision, **rest)
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object no name of which comes twice: readers differ in which of them counts.
+
+    Raises:
+        ValueError: One does.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in the header")
+    return found
+
+
+def _card(text: str, network: PartitionedVAE) -> Card:
+    """The card in a header.
+
+    Raises:
+        ValueError: It is none, or not of this network.
+    """
+    (card,) = _CARDS.validate_json(f"[{text}]")
+    square = len(card.centre) == len(card.precision) and all(len(row) == len(card.centre) for row in card.precision)
+    whole = all(len(entry.quantiles) == _QUANTILES for entry in card.factors.values())
+    if not (square and whole and len(card.centre) == network.code_size and card.factors.keys() == set(network.factors)):
+        raise ValueError("this is the card of another network")
+    return card

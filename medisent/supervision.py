@@ -150,9 +150,13 @@ class Sampler:
 
         Raises:
             KeyError: The state is not one of this sampler.
+            ValueError: It names scans that there are not.
         """
-        self.turn, self.plain = int(state["turn"]), state["plain"]
-        self.queues = [state[f"queue{index}"] for index in range(len(self.entries))]
+        plain, queues = state["plain"], [state[f"queue{index}"] for index in range(len(self.entries))]
+        for rows in (plain, *(queue.reshape(-1, 2)[:, 0] for queue in queues)):
+            if rows.dtype != torch.long or rows.ndim != 1 or bool(((rows < 0) | (rows >= len(self.shown))).any()):
+                raise ValueError("these scans are not of this cohort")
+        self.turn, self.plain, self.queues = int(state["turn"]), plain, queues
 
     def _take(self, count: int) -> Int[Tensor, " rows"]:
         """The next so many scans in turn."""

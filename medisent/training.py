@@ -25,6 +25,7 @@ from medisent.checkpoints import (
     save_model,
     save_tensors,
     study_factors,
+    without_place,
 )
 from medisent.cohorts import Cohort, load_cohort, read_cohort
 from medisent.config import Study, dump_study
@@ -274,7 +275,7 @@ class Loop:
         header = {
             "schema": "1",
             "kind": "medisent checkpoint",
-            "study": dump_study(self.study),
+            "study": dump_study(without_place(self.study)),
             "log": "\n".join(self.records),
         }
         save_tensors(
@@ -293,10 +294,10 @@ class Loop:
             return
         try:
             tensors, header = load_tensors(path, kind="medisent checkpoint")
+            self.records = header["log"].splitlines()
             self._restore(tensors)
-        except (KeyError, ValueError, RuntimeError, ModelError) as error:
+        except Exception as error:  # whatever a stranger's file makes the parts say
             raise ModelError(f"The checkpoint {path} is damaged. Begin anew with --fresh.") from error
-        self.records = header["log"].splitlines()
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
         parts: tuple[tuple[str, nn.Module], ...] = ((_NETWORK, self.network), (_OBJECTIVE, self.objective))
@@ -304,10 +305,15 @@ class Loop:
             part.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         state = self.optimiser.state_dict()
         state["state"] = {}
+        learned = [p for group in self.optimiser.param_groups for p in group["params"]]
         for name, tensor in tensors.items():
             if name.startswith("optimiser."):
                 _, index, entry = name.split(".")
+                if tensor.shape != (() if entry == "step" else learned[int(index)].shape):
+                    raise ValueError("this is the optimiser of another network")
                 state["state"].setdefault(int(index), {})[entry] = tensor
+        if any(entry.keys() != {"step", "exp_avg", "exp_avg_sq"} for entry in state["state"].values()):
+            raise ValueError("this is another optimiser")
         self.optimiser.load_state_dict(state)
         self.chance.set_state(tensors["chance"])
         torch.set_rng_state(tensors["torch"])

@@ -255,13 +255,14 @@ def test_codes_have_one_row_a_scan(case, model_file, capsys):
     assert main([*asked, "-o", "codes.tsv"]) == 0
     capsys.readouterr()
     codes, expected = pd.read_csv("codes.tsv", sep="\t"), load(model_file).encode([case, case])
-    assert list(codes["scan"]) == ["case.nii.gz", "case.nii.gz"]
+    assert list(codes["scan"]) == [1, 2]
     pd.testing.assert_frame_equal(codes.drop(columns="scan"), expected)
     assert main([*asked, "--quiet"]) == 0
     assert capsys.readouterr().out == Path("codes.tsv").read_text(encoding="utf-8")
     said = said_by(capsys, *asked)
     assert (said["schema"], said["out"], len(said["codes"])) == (1, None, 2)
-    assert said["codes"][0]["scan"] == "case.nii.gz"
+    assert [row["scan"] for row in said["codes"]] == ["1", "2"]
+    assert said_by(capsys, *asked, "--names")["codes"][0]["scan"] == "case.nii.gz"
 
 
 def test_without_a_name_the_newest_run_in_runs_is_taken(run, place, cohort, monkeypatch, capsys):

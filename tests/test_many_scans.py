@@ -40,7 +40,7 @@ def ended(capsys, *arguments, code):
 
 
 def test_nineteen_of_twenty_scans_are_encoded_beside_a_killer(batch, model_file, capsys):
-    said = ended(capsys, "encode", *batch, "--model", model_file, "-o", "codes.tsv", "--json", code=3)
+    said = ended(capsys, "encode", *batch, "--names", "--model", model_file, "-o", "codes.tsv", "--json", code=3)
     told, codes = json.loads(said.out), pd.read_csv("codes.tsv", sep="\t")
     others = [name for name in batch if name != KILLER]
     assert list(codes["scan"]) == [row["scan"] for row in told["codes"]] == others
@@ -48,7 +48,7 @@ def test_nineteen_of_twenty_scans_are_encoded_beside_a_killer(batch, model_file,
     assert "has 5 dimensions" in told["failed"][0]["message"]
     lines = said.err.splitlines()
     assert lines[-2:] == ["1 of 20 scans failed; the others are done:", told["failed"][0]["message"]]
-    alone = ended(capsys, "encode", others[9], "--model", model_file, code=0).out
+    alone = ended(capsys, "encode", others[9], "--names", "--model", model_file, code=0).out
     assert alone.splitlines()[1] == Path("codes.tsv").read_text(encoding="utf-8").splitlines()[10]
 
 
@@ -67,7 +67,7 @@ def test_scans_that_all_fail_are_one_short_refusal_and_nothing_is_written(batch,
     for number in range(9):
         crashes_simpleitk(Path(f"bad-{number}.nii"))
     bad = [f"bad-{number}.nii" for number in range(9)]
-    said = ended(capsys, "encode", *bad, "--model", model_file, "-o", "codes.tsv", "--json", code=3)
+    said = ended(capsys, "encode", *bad, "--names", "--model", model_file, "-o", "codes.tsv", "--json", code=3)
     lines = said.err.splitlines()
     assert (lines[-6], lines[-1]) == ("9 of 9 scans failed:", "... and 5 more.")
     assert json.loads(said.out)["error"]["code"] == "format"
@@ -84,7 +84,7 @@ def test_a_machines_fault_ends_with_4_only_where_no_scan_is_at_fault(batch, mode
 
     monkeypatch.setattr(Path, "open", refuse)
     for scans, code in ((batch[2:5], 4), (batch[2:9], 3)):
-        said = ended(capsys, "encode", *scans, "--model", model_file, "--json", code=code)
+        said = ended(capsys, "encode", *scans, "--names", "--model", model_file, "--json", code=code)
         assert {row["code"] for row in json.loads(said.out)["failed"]} >= {"machine"}
 
 
@@ -99,7 +99,8 @@ def test_more_voxels_than_asked_for_are_refused(command, batch, model_file, caps
 def test_a_name_that_is_not_utf_8_is_escaped_in_tables_and_objects(batch, model_file, capsys):
     odd = os.fsdecode(b"caf\xe9.nii.gz")
     shutil.copy(batch[0], odd)
-    said = ended(capsys, "encode", odd, "gone.nii", "--model", model_file, "-o", "codes.tsv", "--json", code=3)
+    asked = ["encode", odd, "gone.nii", "--names", "--model", model_file, "-o", "codes.tsv", "--json"]
+    said = ended(capsys, *asked, code=3)
     assert json.loads(said.out)["codes"][0]["scan"] == odd
     said.out.encode("utf-8")
     assert "caf\\udce9.nii.gz" in Path("codes.tsv").read_text(encoding="utf-8")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,8 +24,15 @@ from medisent.cli.scans import counterfactual, encode, explain, harmonize
 from medisent.errors import MachineError, MedisentError, UsageError
 
 INTERRUPTED = 130
-_MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EMFILE}
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+_MACHINE_FAULTS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE),
+    *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+}
+_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
+_READERS = ("pydicom", "highdicom", "nibabel", "nibabel.global", "SimpleITK")
 
 # Typer's own panels and tracebacks cost start-up time and hide what is plain.
 app = typer.Typer(
@@ -61,16 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug, as_json = "--debug" in words, "--json" in words
     if not debug:
         warnings.simplefilter("ignore")
+    for library in _READERS:
+        logging.getLogger(library).disabled = True  # their warnings quote headers
     try:
         return int(app(words, prog_name="medisent", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         if debug:
-            import traceback
-
-            traceback.print_exc()
+            print("".join(trace(error)), file=sys.stderr, end="")
         return _ended_by(error, as_json=as_json)
+
+
+def trace(error: BaseException) -> Iterator[str]:
+    """A traceback, without what was said while a file was read: that may quote a name or a date from its header."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        yield from (*trace(cause), "\nwhich led to\n\n")
+    frames = traceback.extract_tb(error.__traceback__)
+    quoted = not isinstance(error, MedisentError) and any(_reads(Path(frame.filename).parts) for frame in frames)
+    yield from ("Traceback (most recent call last):\n", *traceback.format_list(frames))
+    yield f"{type(error).__name__}: {'(withheld: it may quote the file)' if quoted else error}\n"
+
+
+def _reads(file: tuple[str, ...]) -> bool:
+    """Whether the code in a file reads scans or tables."""
+    return file[-2:] == ("medisent", "cohorts.py") or bool({"formats", *_READERS} & set(file))
 
 
 def _ended_by(error: Exception, *, as_json: bool) -> int:

@@ -211,6 +211,9 @@ def encode(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="codes.tsv", help="The table; else it is printed.")
     ] = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="Name each row by its scan's path, as typed; else by its number.")
+    ] = False,
     max_voxels: MaxVoxels = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -220,8 +223,8 @@ def encode(
 ) -> None:
     """Write the latents of scans as a table.
 
-    One row a scan; every latent is named by its block. A scan that is refused has no row and does not stop the others;
-    the command then ends with 3.
+    One row a scan, in the order given; every latent is named by its block. A scan that is refused has no row and does
+    not stop the others; the command then ends with 3.
     """
     import pandas as pd
 
@@ -238,7 +241,7 @@ def encode(
             progress,
         )
     codes = pd.concat(list(done.values()), ignore_index=True)
-    codes.insert(0, "scan", [str(scans[number]) for number in done])
+    codes.insert(0, "scan", [str(scans[number]) if names else str(number + 1) for number in done])
     text = printable(codes.to_csv(sep="\t", index=False, lineterminator="\n"))
     if out is not None:
         write_text(out, text)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import keyword
+import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,6 +32,10 @@ from medisent.errors import StudyError
 from medisent.factors import FACTOR_TYPES, SCANNER_FACTORS, Factor
 from medisent.grids import Grid
 
+_MOST_CELLS = 1 << 27
+# What would steer a terminal, or turn the order of letters about.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_LONGEST_NAME = 100  # it becomes part of the names of files
 RESERVED_NAMES = ("scan", "anatomy", "nuisance", "anatomy_rest", "nuisance_rest", "extrapolate")
 
 
@@ -103,6 +108,10 @@ def parse_study(text: str, origin: str) -> Study:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(_syntax_fault(text, origin, error)) from None
+    except RecursionError:
+        raise StudyError(f"{origin} nests brackets too deeply for a study.") from None
+    if (odd := next((word for word in _words(data) if _CONTROL.search(word)), None)) is not None:
+        raise StudyError(f"{origin} has control characters in {odd[:60]!a}. Leave them out.")
     reader = _Reader(origin, lines_of(text))
     reader.check_sections(data)
     tables = {name: reader.table(name, data[name]) for name in _TABLES if name in data}
@@ -221,6 +230,13 @@ class _Reader:
             if size <= 0:
                 where = ("grid", name.partition("[")[0])
                 self.refuse(where, f"[grid]: {name} is {size}, but has to be greater than 0.")
+        if not 1e-3 <= grid.spacing_mm <= 1e3:
+            self.refuse(
+                ("grid", "spacing_mm"), f"[grid]: spacing_mm is {grid.spacing_mm}, which is no size of a voxel."
+            )
+        if math.prod(grid.shape) > _MOST_CELLS:
+            fault = f"[grid]: shape has {math.prod(grid.shape):.2g} cells, but {_MOST_CELLS:,} are the most."
+            self.refuse(("grid", "shape"), f"{fault} Choose coarser ones.")
 
     def _read(self, adapter: _Adapter, data: dict[str, Any], where: Where, label: str) -> Any:  # noqa: ANN401
         # By way of JSON: there a list may become a tuple while a text never becomes a number.
@@ -259,6 +275,19 @@ class _Reader:
         raise StudyError(self.at(where, message))
 
 
+def _words(data: object) -> Iterator[str]:
+    """Every text in a study."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield key
+            yield from _words(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _words(value)
+
+
 def _factor_fault(factor: Factor, study: Study, seen: set[str]) -> tuple[str, str] | None:
     """The setting with which a factor cannot be meant, and why, beyond the types of its settings."""
     built_in = factor.name in SCANNER_FACTORS
@@ -267,6 +296,8 @@ def _factor_fault(factor: Factor, study: Study, seen: set[str]) -> tuple[str, st
         return "name", "there are two factors of that name. Rename one."
     if factor.name in RESERVED_NAMES:
         return "name", "that name is taken by medisent itself. Choose another."
+    if len(factor.name.encode()) > _LONGEST_NAME:
+        return "name", f"a name has at most {_LONGEST_NAME} bytes, since files are named by it. Choose a shorter one."
     if not factor.name.isidentifier() or keyword.iskeyword(factor.name):
         return "name", "a name is made of letters, digits and underscores, and begins with a letter: tumour_volume."
     if factor.mask is not None and factor.kind != "positive":

@@ -135,8 +135,8 @@ class NetworkSettings:
             after training.
     """
 
-    width: Annotated[int, Gt(0), MultipleOf(4)] = 16
-    rest: Annotated[int, Ge(0)] = 16
+    width: Annotated[int, Gt(0), Le(1024), MultipleOf(4)] = 16
+    rest: Annotated[int, Ge(0), Le(4096)] = 16
     nuisance_rest: Annotated[int, Ge(0), Le(4)] = 2
     counts: bool = True
     remainders: bool = True

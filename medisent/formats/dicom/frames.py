@@ -11,6 +11,7 @@ import numpy as np
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
+from medisent.errors import FormatError
 from medisent.formats.dicom.elements import Elements, File, read_elements, tags
 from medisent.formats.dicom.faults import Fault
 
@@ -388,8 +389,18 @@ def _component(kind: Elements, header: Elements) -> str:
 
 
 def _rescale(elements: Elements) -> tuple[float, float]:
-    slope, intercept = elements.decimal("RescaleSlope"), elements.decimal("RescaleIntercept")
-    return (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
+    """Slope and intercept, 1 and 0 where there are none.
+
+    Raises:
+        FormatError: One is there but is no number.
+    """
+    found = []
+    for keyword, otherwise in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        number = elements.decimal(keyword) if elements.texts(keyword) else otherwise
+        if number is None or not math.isfinite(number):
+            raise FormatError("An image's rescale slope or intercept is no number. Export the series again.")
+        found.append(number)
+    return found[0], found[1]
 
 
 def _whole(number: float | None, otherwise: int = 0) -> int:
