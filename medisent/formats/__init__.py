@@ -11,6 +11,7 @@ from medisent.formats.checks import is_usable, refuse_types
 from medisent.formats.dicom import is_dicom, read_dicom
 from medisent.formats.nifti import fresh_header, is_nifti, read_nifti, write_nifti
 from medisent.formats.others import read_other
+from medisent.formats.parrec import is_parrec, read_parrec
 from medisent.formats.space import geometry_of, kept_header
 from medisent.volumes import Stored, Volume
 
@@ -75,6 +76,8 @@ def _dispatch(path: Path, volume: int | None, series: int | None, max_voxels: in
         raise FormatError(f"{path} is empty. Copy or download it again.")
     if is_nifti(path):
         return read_nifti(path, volume=volume, max_voxels=max_voxels)
+    if is_parrec(path):
+        return read_parrec(path, volume=volume, max_voxels=max_voxels)
     return read_other(path, volume=volume, max_voxels=max_voxels)
 
 
