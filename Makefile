@@ -19,8 +19,9 @@ check: $(INSTALLED)         ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(INSTALLED)          ## the documents are Markdown: run their code, follow their links
-	$(BIN)/python -m pytest tests/test_docs.py
+docs: $(INSTALLED)          ## the site, in build/docs; then what the documents show is run, and their links followed
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env docs build/docs
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_gallery.py -m "not gpu"
 
 clean:                      ## everything that can be made again, .venv too
 	rm -rf .venv demo runs dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -385,7 +385,10 @@ def test_a_card_is_told_in_lines_and_as_an_object(model_file, capsys):
     assert main(["info", str(model_file), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     card = load(model_file).card
-    assert said["trained_on"] == {"scans": card.scans, "subjects": card.subjects, "steps": 0}
+    assert said["trained_on"] == {"scans": card.scans, "subjects": card.subjects, "steps": 0, "seed": 0}
+    assert any("contrast" in limit for limit in said["limits"]), (
+        "nobody labelled it, so nothing calibrated its interval"
+    )
     tumour = said["factors"][0]
     seen = card.factors["tumour_volume"]
     assert (tumour["name"], tumour["unit"], tumour["low"], tumour["high"]) == (
@@ -397,7 +400,9 @@ def test_a_card_is_told_in_lines_and_as_an_object(model_file, capsys):
     assert "contrast" in [factor["name"] for factor in said["factors"]], "the scanner's own factors are there unnamed"
     assert main(["info", str(model_file)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert {f"scans: {card.scans}", "- name: tumour_volume", f"high: {seen.high}"} <= set(lines)
+    assert {f"scans: {card.scans}", "- name: tumour_volume", f"high: {seen.high}", f"- {said['limits'][-1]}"} <= set(
+        lines
+    )
 
 
 @pytest.mark.slow

@@ -1,16 +1,21 @@
 """Laws of the documents: their code compiles, their commands are understood, their links lead somewhere."""
 
 import ast
+import importlib.util
+import json
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 
-from medisent.cli import app
+from medisent.checkpoints import PACKAGED_MODEL
+from medisent.cli import app, main
 from medisent.config import parse_study
+from medisent.formats import write
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -47,6 +52,122 @@ def options_of(command):
 @pytest.mark.parametrize("text", blocks("python"))
 def test_python_in_the_documents_compiles(text):
     ast.parse(re.sub(r"^(>>>|\.\.\.) ?", "", text, flags=re.MULTILINE))
+
+
+def programs():
+    """The Python blocks of each document, one after the other; slow where they need a model."""
+    found: dict[Path, list[str]] = {}
+    for document in DOCUMENTS:
+        for match in BLOCK.finditer(document.read_text(encoding="utf-8")):
+            if match[1] == "python":
+                found.setdefault(document, []).append(match[2])
+    for document, parts in found.items():
+        text = "\n".join(parts)
+        marks = [pytest.mark.slow] if "medisent.load" in text else []
+        yield pytest.param(text, id=str(document.relative_to(ROOT)), marks=marks)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder as the documents assume it: a scan, a run, a few rendered heads."""
+    folder = tmp_path_factory.mktemp("workplace")
+    assert main(["phantom", str(folder / "heads"), "--subjects", "6", "--quiet"]) == 0
+    shutil.copy(folder / "heads" / "scans" / "sub-0001_synthetic.nii.gz", folder / "scan.nii.gz")
+    (folder / "runs" / "first").mkdir(parents=True)
+    shutil.copy(PACKAGED_MODEL, folder / "runs" / "first" / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("text", list(programs()))
+def test_python_in_the_documents_runs(text, request, monkeypatch, tmp_path):
+    monkeypatch.chdir(request.getfixturevalue("workplace") if "medisent.load" in text else tmp_path)
+    exec(compile(text, "the document", "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_tour_runs_from_an_empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for document_block in BLOCK.finditer((ROOT / "docs" / "tour.md").read_text(encoding="utf-8")):
+        if document_block[1] != "console":
+            continue
+        for words in commands(document_block[2]):
+            if "train" in words:
+                study = Path("study.toml")
+                study.write_text(re.sub(r"minutes = \S+", "steps = 2", study.read_text(encoding="utf-8")), "utf-8")
+            expanded = [
+                str(hit) for word in words[1:] for hit in (sorted(Path().glob(word)) if "/*" in word else [word])
+            ]
+            assert main([*expanded, "--quiet"]) == (3 if "tumour_volume=500" in words else 0), words
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "explained",
+        "wider.nii.gz",
+        "codes.tsv",
+        "harmonised",
+        "runs",
+    }
+    assert not Path("huge.nii.gz").exists()
+
+
+def told_keys():
+    """By command, the keys that scripts are told to expect."""
+    text = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z]+)[^|]*\| ([^|]*) \|", text, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", keys.partition("(")[0])) for name, keys in rows if "`" in keys}
+
+
+def printed(words, capsys):
+    capsys.readouterr()
+    assert main([*words, "--json", "--quiet"]) == 0
+    return set(json.loads(capsys.readouterr().out))
+
+
+def test_commands_print_the_keys_that_scripts_are_told(scan, model_file, tmp_path, capsys):
+    told, path, cohort = told_keys(), tmp_path / "scan.nii.gz", tmp_path / "cohort"
+    write(scan, path, description="rendered")
+    model = ["--model", str(model_file)]
+    calls = {
+        "phantom": [str(cohort), "--subjects", "6", "--spacing", "12", "--shape", "16", "16", "16"],
+        "init": [str(cohort / "cohort.tsv"), "-o", str(tmp_path / "study.toml")],
+        "counterfactual": [str(path), *model, "-o", str(tmp_path / "out.nii.gz")],
+        "harmonize": [str(path), *model, "-o", str(tmp_path / "harmonized")],
+        "encode": [str(path), *model, "-o", str(tmp_path / "codes.tsv")],
+        "info": [str(model_file)],
+        "check": [],
+    }
+    for name, words in calls.items():
+        assert told[name], name
+        assert told[name] <= printed([name, *words], capsys), name
+
+
+@pytest.fixture(scope="module")
+def described():
+    """The module that writes reference pages."""
+    spec = importlib.util.spec_from_file_location("described", ROOT / "docs" / "described.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_option_and_every_key_of_a_study_has_its_sentence(described):
+    rows = [line for line in (described.commands() + described.study_file()).splitlines() if line.startswith("| `")]
+    assert len(rows) > 150
+    assert [row for row in rows if row.rstrip(" |").endswith("`")] == []
+
+
+def test_every_command_and_section_is_described(described):
+    text = described.commands() + described.study_file()
+    assert {f"## {name}" for name in typer.main.get_command(app).commands} <= set(text.splitlines())
+    assert "[weights]" in text
+    assert "[[supervision]]" in text
+
+
+def test_pages_of_the_site_link_within_the_site(described):
+    docs = ROOT / "docs"
+    for page in sorted(docs.rglob("*.md")):
+        text = described.filled(page.read_text(encoding="utf-8"), page)
+        for target in LINK.findall(text):
+            assert (page.parent / target).exists(), f"{page}: {target} is not there"
+            assert (page.parent / target).resolve().is_relative_to(docs), f"{page}: {target} is not on the site"
 
 
 @pytest.mark.parametrize("text", blocks("toml"))

@@ -74,12 +74,13 @@ def info(
 ) -> None:
     """Print a model's card.
 
-    What it was trained on, its factors and their ranges, how well it does.
+    What it was trained on, its factors and their ranges, how well it does, where its limits are.
     """
-    from medisent.checkpoints import find_model, load_model
+    from medisent.checkpoints import PACKAGED_MODEL, find_model, load_model
 
     path = find_model(model)
-    card = _card_of(load_model(path))
+    trained = load_model(path)
+    card = {**_card_of(trained), "limits": _limits(trained, rendered=path == PACKAGED_MODEL), "sha256": trained.digest}
     Output(as_json, quiet).result({"schema": 1, "model": path, **card}, [f"Model: {path}", *_card_lines(card)])
 
 
@@ -96,13 +97,39 @@ def _card_of(trained: Trained) -> dict[str, Any]:
             said |= {"low": seen.low, "high": seen.high, "calibrated_on_subjects": seen.calibrated}
         factors.append(said)
     return {
-        "trained_on": {"scans": card.scans, "subjects": card.subjects, "steps": card.steps},
+        "trained_on": {
+            **({"about": study.cohort.about} if study.cohort.about else {}),
+            "scans": card.scans,
+            "subjects": card.subjects,
+            "steps": card.steps,
+            "seed": study.training.seed,
+        },
         "grid": {"spacing_mm": study.grid.spacing_mm, "shape": list(study.grid.shape)},
         "factors": factors,
         "interval_level": card.level,
         "validation": dict(card.figures),
-        "sha256": trained.digest,
     }
+
+
+def _limits(trained: Trained, *, rendered: bool) -> list[str]:
+    """What not to expect of a model, in sentences.
+
+    Args:
+        trained: The model.
+        rendered: Whether it learned from rendered heads.
+    """
+    factors, card, spacing = trained.network.factors, trained.card, trained.study.grid.spacing_mm
+    limits = ["It learned from rendered heads and knows no real scan."] if rendered else []
+    limits.append("Readouts and their intervals hold for scans like those it was trained on, and for no others.")
+    loose = [name for name, seen in card.factors.items() if not seen.calibrated]
+    if loose:
+        limits.append(f"Nothing calibrated the intervals of {', '.join(loose)}: too few validation scans had labels.")
+    drawn = [name for name in factors if name not in (*trained.network.shaped, *trained.network.scanner_names)]
+    if drawn:
+        limits.append(f"Edits of {', '.join(drawn)} pass through the decoder, which is coarse.")
+    limits.append(f"Structures smaller than a cell of {spacing:g} mm are not seen.")
+    limits.append("For research only; not a medical device.")
+    return limits
 
 
 def _parts() -> tuple[dict[str, str], list[str]]:
@@ -164,6 +191,8 @@ def _card_lines(card: Mapping[str, Any], indent: str = "") -> list[str]:
             for item in value:
                 first, *rest = _card_lines(item, indent + "    ")
                 lines += [f"{indent}  - {first.strip()}", *rest]
+        elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            lines += [label, *(f"{indent}  - {item}" for item in value)]
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{label} {shown}")

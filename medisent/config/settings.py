@@ -29,6 +29,7 @@ class CohortSettings:
         subject: Column with the subjects; scans of one subject never fall into different splits.
         split: Column with ``train``, ``validation`` or ``test``; None: subjects are dealt out by the seed.
         site: Column with the sites, for weak supervision and reports.
+        about: What scans these are, in a sentence, for the model's card; nothing that tells who anybody is.
     """
 
     table: Path
@@ -36,6 +37,7 @@ class CohortSettings:
     subject: Name = "subject"
     split: Name | None = None
     site: Name | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,26 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """How much a nat of each term of the objective counts; zero leaves it out. See ``docs/objectives.md``."""
+    """How much a nat of each term of the objective counts; zero leaves it out. See ``docs/objectives.md``.
+
+    Attributes:
+        distortion: How badly a draw redraws the canonical scan.
+        rate: How much the posterior of each block says beyond what is known of it.
+        readout: How badly a draw tells the known factors.
+        mask: How badly predicted masks cover the known ones.
+        scanner: How badly a known change of the scanner is estimated.
+        invariance: How far latents that a group shares lie from the group's mean.
+        ranks: How badly readouts keep the order that is known.
+        total_correlation: Linear dependence of groups of blocks on each other, over recent codes.
+        hsic: Any dependence of pairs of blocks on each other, over recent codes.
+        adversary: What probes read of factors from blocks that must not tell them.
+        stratified_tc: Total correlation of single latents, as beta-TCVAE estimates it from a batch.
+        density_ratio: Total correlation of single latents, as FactorVAE's discriminator has it.
+        dip_one: Distance of the covariance of the posterior's means from identity (DIP-VAE-I).
+        dip_two: Distance of the covariance of codes from identity (DIP-VAE-II).
+        guard: What each block lacks of the information it ought to carry.
+        consistency: How badly edited scans, encoded again, show the edit and nothing else.
+    """
 
     distortion: Weight = 0.05
     rate: Weight = 1.0

@@ -32,8 +32,7 @@ def relative_counterfactual_error(
 
     References:
         Measuring Axiomatic Soundness of Counterfactual Image Models (Monteiro, Ribeiro, Pawlowski, Castro and Glocker,
-        2023):
-            the axioms that this stands beside
+        2023), whose axioms this stands beside
     """
     change = float(np.sum((scan.astype(np.float64) - truth) ** 2))
     if change == 0:

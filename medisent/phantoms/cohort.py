@@ -298,6 +298,7 @@ table = "cohort.tsv"
 scan = "scan"
 subject = "subject"
 split = "split"
+about = "Rendered heads, no patients."
 
 [grid]
 spacing_mm = {spacing_mm}
