@@ -213,6 +213,13 @@ def test_links_in_the_documents_lead_somewhere(document):
         assert (document.parent / target).exists(), f"{target} is not there"
 
 
+def test_figures_of_the_readme_are_those_of_the_demo():
+    measured = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8").splitlines()
+    shown = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert len(shown) > 8
+    assert set(shown) <= set(measured), "update docs/demo.md, then copy its first two tables into the README"
+
+
 def test_there_are_documents_to_check():
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= {d.name for d in DOCUMENTS}
     assert blocks("python")
