@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TypeVar, overload
 
 import pandas as pd
 
-from medisent.checkpoints import Card, Trained, find_model, load_model
+from medisent.checkpoints import PACKAGED_MODEL, Card, FactorCard, Trained, find_model, load_model
 from medisent.config import Study
 from medisent.counterfactuals import Wish, counterfactual, harmonized
 from medisent.errors import InterventionError
+from medisent.evaluation import Evaluation, evaluate
 from medisent.explanations import Explanation, explain
 from medisent.exports import Making
+from medisent.factors import Factor
+from medisent.files import file_digest
 from medisent.images import Image, Scan, image_like, scans_of, volume_of
 from medisent.readings import read_factors
+from medisent.reports.cards import card as model_card
 from medisent.volumes import Volume
 
 Kind = TypeVar("Kind", bound=Image)
 
+_HEADINGS = {"low": "training saw: least", "high": "most", "calibrated": "subjects that calibrated its intervals"}
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A trained model.
 
@@ -124,14 +131,52 @@ class Model:
             return scan
         return image_like(after, scan, Making(before, self.trained.digest, wishes).description)
 
-    def _repr_html_(self) -> str:
-        card = self.card
+    def evaluate(self, table: Path | str | None = None, *, split: str = "test", seed: int = 0) -> Evaluation:
+        """What the model is worth on scans whose truth is known.
+
+        Arguments:
+            table: A cohort table with the study's columns; None is the study's own.
+            split: ``train``, ``validation`` or ``test``.
+            seed: Of folds, permutations and halves.
+
+        Raises:
+            CohortError: The table is gone or does not fit, the split has no scan, or scans cannot be used.
+        """
+        return evaluate(self.trained, None if table is None else Path(table), split=split, seed=seed)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row a factor: name, role, kind, unit, the range that training saw, subjects that calibrated intervals."""
+        network, card = self.trained.network, self.card
         rows = [
-            {"factor": n, "training saw": f"{e.low:.4g} to {e.high:.4g}", "calibrated on": e.calibrated}
-            for n, e in card.factors.items()
+            (name, factor.role, factor.kind, factor.unit, *_range(factor, card.factors[name]))
+            for name, factor in network.factors.items()
         ]
-        table: str = pd.DataFrame(rows).to_html(index=False)
-        return f"<p><b>medisent model</b>, trained on {card.scans} scans of {card.subjects} subjects</p>{table}"
+        return pd.DataFrame(rows, columns=["name", "role", "kind", "unit", "low", "high", "calibrated"])
+
+    def __repr__(self) -> str:
+        return f"Model({', '.join(self.factors)}; trained on {self.card.scans} scans of {self.card.subjects} subjects)"
+
+    def _repr_html_(self) -> str:
+        card, grid = self.card, self.study.grid
+        rendered = self.trained.digest == file_digest(PACKAGED_MODEL)
+        figures = "".join(f"<li>{escape(n.replace('_', ' '))}: {v:.3g}</li>" for n, v in card.figures.items())
+        return model_card(
+            f"medisent model, trained on {card.scans} scans of {card.subjects} subjects ({card.steps} steps)",
+            ["It learned from rendered heads: it shows what medisent does, but knows no real scan."] * rendered,
+            self.to_dataframe().rename(columns=_HEADINGS),
+            f"<p>Its grid: {' × '.join(map(str, grid.shape))} cells of {grid.spacing_mm:g} mm. Its intervals are meant "
+            f"to hold the truth in {card.level:.0%} of scans.</p>"
+            + (f"<p>On the validation split:</p><ul>{figures}</ul>" if figures else "")
+            + f"<p>Research use only. SHA-256 {self.trained.digest}</p>",
+        )
+
+
+def _range(factor: Factor, entry: FactorCard) -> tuple[object, object, int]:
+    """Smallest and largest value that training saw, levels by name, and how many subjects calibrated intervals."""
+    ends = (entry.low, entry.high)
+    leveled = factor.kind in ("ordinal", "categorical")
+    low, high = (factor.show(end) for end in ends) if leveled else ends
+    return low, high, entry.calibrated
 
 
 def load(model: Path | str | None = None, device: str = "cpu") -> Model:

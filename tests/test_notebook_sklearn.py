@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import (
-    check_do_not_raise_errors_in_init_or_set_params,
     check_estimator_cloneable,
     check_estimator_repr,
     check_estimator_tags_renamed,
@@ -30,7 +29,6 @@ from medisent.models import Model, load
 from medisent.sklearn import FactorEncoder
 
 APPLICABLE = (
-    check_do_not_raise_errors_in_init_or_set_params,
     check_estimator_cloneable,
     check_estimator_repr,
     check_estimator_tags_renamed,

@@ -23,9 +23,9 @@ from medisent.errors import GeometryError
 from medisent.reports import Comparison, FactorMap, Window, evaluation_page, explanation_page, planes
 from medisent.reports.copies import STEP, copies
 from medisent.reports.figures import bar, strip
-from medisent.reports.pictures import robust_limit, robust_window, shade
 from medisent.reports.words import decimals_for, fixed, number, ordinal
 from medisent.volumes import Geometry, Volume
+from medisent.volumes.pictures import robust_limit, robust_window, shade
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> & {{ 7*191 }}"
 ORIENTATIONS = [

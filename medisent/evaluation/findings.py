@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from matplotlib.axes import Axes
+
 from medisent.files import whole_folder, write_text
 from medisent.metrics import Score
 from medisent.reports import evaluation_page
+from medisent.reports.cards import Page, plot_leakage, plot_readouts
 
 SCHEMA = 1
+_PARTS = (
+    "readout",
+    "leakage",
+    "leakage_floor",
+    "leakage_by_labels",
+    "disentanglement",
+    "counterfactual",
+    "off_target_ml",
+    "commutativity",
+    "maps",
+    "reconstruction",
+    "robustness",
+)
 _DIGITS = 6
 
 
@@ -249,9 +265,38 @@ class Evaluation:
             write_text(temporary / "evaluation.json", text + "\n")
             write_text(temporary / "evaluation.html", self.page())
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Every figure in a row of its own: part, name, figure, value; NaN is what could not be measured."""
+        rows = [row for part in _PARTS for row in _rows(part, self.to_json()[part], ())]
+        return pd.DataFrame(rows, columns=["part", "name", "figure", "value"]).astype({"value": "float64"})
+
+    def plot(self, axes: Iterable[Axes] | None = None) -> tuple[Axes, Axes]:
+        """How well factors are read, and which block tells which factor.
+
+        Arguments:
+            axes: Two to draw on; by default those of a new figure.
+        """
+        import matplotlib.pyplot as plt  # slow, and not needed by who draws nothing
+
+        left, right = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")[1] if axes is None else axes
+        plot_readouts({name: score.r2 for name, score in self.readout.items()}, left)
+        return left, plot_leakage(pd.DataFrame(self.leakage, dtype="float64").T, right)
+
+    def view(self) -> Page:
+        """The page that ``save`` writes, for a notebook to show in a frame."""
+        return Page(self.page())
+
     def _repr_html_(self) -> str:
-        source = html.escape(self.page(), quote=True)
-        return f'<iframe srcdoc="{source}" style="width:100%;height:40rem;border:0" sandbox></iframe>'
+        return self.view()._repr_html_()
+
+
+def _rows(part: str, found: object, names: tuple[str, ...]) -> Iterator[tuple[str, str, str, float | None]]:
+    """The numbers in nested mappings, each with what led to it."""
+    if isinstance(found, Mapping):
+        for name, inner in found.items():
+            yield from _rows(part, inner, (*names, str(name)))
+    elif found is None or isinstance(found, int | float):
+        yield part, ": ".join(names[:-1]), names[-1], found
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medisent.factors import Factor
 from medisent.reports import Window, planes
-from medisent.reports.pictures import robust_window
 from medisent.volumes import Volume
+from medisent.volumes.pictures import robust_window
 
 _SIDE = 3.0  # inches, of one scatter
 _ROW = 180  # pixels, of one scan

@@ -3,7 +3,7 @@
 from medisent.reports.benched import BenchTable, bench_page
 from medisent.reports.evaluated import evaluation_page
 from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page
-from medisent.reports.pictures import Window, planes
+from medisent.volumes.pictures import Window, planes
 
 __all__ = [
     "Answer",

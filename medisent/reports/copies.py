@@ -12,8 +12,8 @@ import numpy as np
 from isal import igzip
 from jaxtyping import Float, Num, UInt8
 
-from medisent.reports.pictures import Window
 from medisent.volumes import Volume
+from medisent.volumes.pictures import Window
 
 NOTHING = 127  # where a map changes nothing; 0 and 254 are the ends of its scale
 STEP = 4  # grey levels; an edit's copy is off by half of it at most, less than one level in a hundred

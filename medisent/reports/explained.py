@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Num
 
-from medisent.reports import pictures
 from medisent.reports.copies import copies
 from medisent.reports.figures import Strip, strip
 from medisent.reports.films import Film, LightTable, Picture, Scale, colour_scale
 from medisent.reports.pages import rendered
 from medisent.reports.viewing import PAGE, Viewer, packed_program, program, viewer
 from medisent.reports.words import MISSING, decimals_for, fixed, known, measured, number, ordinal, sentence, words
-from medisent.volumes import Volume
+from medisent.volumes import Volume, pictures
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Num
 
-from medisent.reports import pictures
 from medisent.reports.pages import data_uri
-from medisent.reports.pictures import Plane, Profile, Upright, Window
 from medisent.reports.words import number
-from medisent.volumes import Volume
+from medisent.volumes import Volume, pictures
+from medisent.volumes.pictures import Plane, Profile, Upright, Window
 
 GREY_PIXELS = 288  # more do not fit beside each other on a page
 COLOUR_PIXELS = 160

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped
 from nibabel.orientations import aff2axcodes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +135,7 @@ class Source:
     lossy: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A scan: a box of voxels with a place in space.
 
@@ -163,3 +168,25 @@ class Volume:
     def with_voxels(self, voxels: Shaped[np.ndarray, "x y z"]) -> Volume:
         """The same place with other voxels."""
         return replace(self, voxels=voxels)
+
+    def plot(
+        self,
+        *,
+        over: Volume | None = None,
+        at: tuple[int, int, int] | None = None,
+        window: tuple[float, float] | None = None,
+        axes: Iterable[Axes] | None = None,
+    ) -> tuple[Axes, Axes, Axes]:
+        """Axial, coronal and sagittal plane on Matplotlib axes; see ``medisent.volumes.showing.plot_planes``."""
+        from medisent.volumes.showing import plot_planes
+
+        return plot_planes(self, over=over, at=at, window=window, axes=axes)
+
+    def __repr__(self) -> str:
+        shape, spacing = (" x ".join(f"{n:.4g}" for n in three) for three in (self.geometry.shape, self.spacing))
+        return f"Volume({shape} voxels of {spacing} mm, {self.geometry.axis_codes}, {self.voxels.dtype})"
+
+    def _repr_html_(self) -> str:
+        from medisent.volumes.showing import scan_card
+
+        return scan_card(self)

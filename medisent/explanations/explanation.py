@@ -9,22 +9,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
 
 from medisent.checkpoints import Trained
 from medisent.counterfactuals import harmonized, with_values
 from medisent.errors import InterventionError
+from medisent.explanations.choices import likeliest, percentile_rows, shown_values, small_step
 from medisent.exports import Edit, Making, voxels_digest, write_synthetic
-from medisent.factors import Factor
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.grids import restore
 from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Answer, Comparison, EditCheck, FactorMap, explanation_page
+from medisent.reports.cards import Page, card, map_pictures, plot_percentiles
 from medisent.rereading import Reread, dependence, reread
 from medisent.version import __version__, versions
 from medisent.volumes import Volume
@@ -87,7 +89,7 @@ class Explanation:
         Half of the difference between two counterfactuals, one a small step up and one down.
         """
         present = self.reading.readouts[name].estimate
-        step = _small_step(self.trained, name, present)
+        step = small_step(self.trained, name, present)
         up, down = (with_values(self.trained, self.reading, [(name, present + sign * step)]) for sign in (1, -1))
         change = up.voxels.astype(np.float32, copy=False) - down.voxels.astype(np.float32, copy=False)
         return self.scan.with_voxels(change / np.float32(2 * step))
@@ -100,7 +102,7 @@ class Explanation:
         """
         found = {}
         for name, soft in zip(self.trained.network.shaped, self.reading.scene.masks.numpy(), strict=True):
-            inside = _likeliest(restore(soft, self.reading.placed, self.scan.geometry))
+            inside = likeliest(restore(soft, self.reading.placed, self.scan.geometry))
             if inside.any():
                 found[name] = self.scan.with_voxels(inside.astype(np.uint8))
         return found
@@ -219,11 +221,27 @@ class Explanation:
             kept=found.kept,
         )
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row a factor; see ``factors``."""
+        return self.factors.copy()
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Where each factor lies among the training scans, with its value and interval.
+
+        Maps are drawn over the scan: ``result.scan.plot(over=result.maps[name])``.
+        """
+        return plot_percentiles(percentile_rows(self.trained, self.reading), axes)
+
+    def view(self) -> Page:
+        """The report, as ``save`` writes it, for a notebook to show in a frame."""
+        with TemporaryDirectory() as scratch:
+            self.save(scratch)
+            return Page((Path(scratch) / "report.html").read_text(encoding="utf-8"), height=55)
+
     def _repr_html_(self) -> str:
-        head = f"<p><b>{self.headline()}</b></p>"
-        warnings = "".join(f"<p>&#9888; {text}</p>" for text in self.reading.warnings)
-        table: str = self.factors.to_html(index=False, float_format="{:.4g}".format)
-        return head + warnings + table
+        units = {name: factor.unit for name, factor in self.trained.network.factors.items()}
+        pictures = map_pictures(self.scan, self.maps, units)
+        return card(self.headline(), self.reading.warnings, self.factors.drop(columns="level"), pictures)
 
     def _maps(self) -> Iterator[tuple[str, Volume]]:
         """Each factor that a number can be added to and that this scan shows, with its map."""
@@ -238,7 +256,7 @@ class Explanation:
     def _edits(self) -> Iterator[tuple[str, float, str, Volume]]:
         """Factor, value, file name and scan of each counterfactual that is shown."""
         for name, factor in self.trained.network.factors.items():
-            for value in _shown_values(self.trained, factor, self.reading.readouts[name].estimate):
+            for value in shown_values(self.trained, factor, self.reading.readouts[name].estimate):
                 try:
                     volume = with_values(self.trained, self.reading, [(name, value)])
                 except InterventionError:
@@ -371,42 +389,12 @@ def deriving(scan: Volume, model: str) -> Callable[[Path], DerivedFolder]:
     return partial(DerivedFolder, origin=Origin.of(scan, model))
 
 
-def _likeliest(soft: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
-    """Where a soft mask is largest, as many voxels as it amounts to."""
-    count = round(float(soft.sum(dtype=np.float64)))
-    if count < 1:
-        return np.zeros(soft.shape, bool)
-    level = np.partition(soft, soft.size - count, axis=None)[soft.size - count]
-    inside: np.ndarray = soft >= max(float(level), 1e-3)
-    return inside
-
-
 def _row(trained: Trained, name: str, reading: Reading) -> dict[str, object]:
     readout, factor = reading.readouts[name], trained.network.factors[name]
     estimate: object = readout.estimate
     if factor.kind in ("ordinal", "categorical"):
         estimate = factor.show(readout.estimate)
     return {**vars(readout), "estimate": estimate}
-
-
-def _shown_values(trained: Trained, factor: Factor, present: float) -> list[float]:
-    """Values worth showing: double and half, or the 10th and 90th percentile, or the other levels."""
-    entry = trained.card.factors[factor.name]
-    if factor.kind in ("ordinal", "categorical"):
-        return [float(v) for v in range(len(getattr(factor, "levels", ()))) if v != present]
-    if factor.kind == "positive":
-        steps = (min(present * 2, entry.high), max(present / 2, entry.low))
-        return [v for v in steps if abs(v - present) > 0.05 * abs(present)]
-    return [v for v in (entry.quantiles[10], entry.quantiles[90]) if v != present]
-
-
-def _small_step(trained: Trained, name: str, present: float) -> float:
-    """A step over which an effect is measured: a tenth of the cohort's middle, or of the value if that is less."""
-    entry = trained.card.factors[name]
-    middle = (entry.quantiles[90] - entry.quantiles[10]) / 10
-    factor = trained.network.factors[name]
-    step = min(middle, abs(present) / 10) if factor.kind == "positive" else middle
-    return max(step, 1e-6)
 
 
 def _json(content: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image, ImageDraw, ImageFont
 
 from medisent.errors import GeometryError
-from medisent.volumes import Volume
+from medisent.volumes.volume import Volume
 
 PLANES = ("axial", "coronal", "sagittal")
 COLD = ((0.0, 12, 22, 44), (0.35, 28, 94, 190), (0.7, 74, 164, 240), (1.0, 190, 232, 255))
@@ -221,7 +221,7 @@ def planes(
         GeometryError: The change is not on the scan's grid, or ``at`` lies outside it.
     """
     scan = Upright(volume)
-    index = _index(scan, at, change)
+    index = slices_through(scan, at, change)
     shades = window or robust_window(volume.voxels)
     greys = scan.cut(volume.voxels, index)
     colours = None if change is None else scan.cut(change, index)
@@ -250,9 +250,14 @@ def nice_length(mm: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= mm * (1 + 1e-9)))
 
 
-def _index(
+def slices_through(
     scan: Upright, at: tuple[int, int, int] | None, change: Float[np.ndarray, "x y z"] | None
 ) -> tuple[int, int, int]:
+    """The upright index of the planes through stored index ``at``; without it where most changes, else the middle.
+
+    Raises:
+        GeometryError: It lies outside of the scan.
+    """
     if at is None:
         found = busiest([profile(scan.turned(change))]) if change is not None else None
         right, anterior, superior = found or tuple(n // 2 for n in scan.shape)

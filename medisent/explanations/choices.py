@@ -1,0 +1,59 @@
+"""What is worth showing of one scan: which values of a factor, over how small a step, which voxels of a soft mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from medisent.checkpoints import Trained
+from medisent.factors import Factor
+from medisent.readings import Reading, percentile
+
+
+def likeliest(soft: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
+    """Where a soft mask is largest, as many voxels as it amounts to."""
+    count = round(float(soft.sum(dtype=np.float64)))
+    if count < 1:
+        return np.zeros(soft.shape, bool)
+    level = np.partition(soft, soft.size - count, axis=None)[soft.size - count]
+    inside: np.ndarray = soft >= max(float(level), 1e-3)
+    return inside
+
+
+def shown_values(trained: Trained, factor: Factor, present: float) -> list[float]:
+    """Values worth showing: double and half, or the 10th and 90th percentile, or the other levels."""
+    entry = trained.card.factors[factor.name]
+    if factor.kind in ("ordinal", "categorical"):
+        return [float(v) for v in range(len(getattr(factor, "levels", ()))) if v != present]
+    if factor.kind == "positive":
+        steps = (min(present * 2, entry.high), max(present / 2, entry.low))
+        return [v for v in steps if abs(v - present) > 0.05 * abs(present)]
+    return [v for v in (entry.quantiles[10], entry.quantiles[90]) if v != present]
+
+
+def small_step(trained: Trained, name: str, present: float) -> float:
+    """A step over which an effect is measured: a tenth of the cohort's middle, or of the value if that is less."""
+    entry = trained.card.factors[name]
+    middle = (entry.quantiles[90] - entry.quantiles[10]) / 10
+    factor = trained.network.factors[name]
+    step = min(middle, abs(present) / 10) if factor.kind == "positive" else middle
+    return max(step, 1e-6)
+
+
+def percentile_rows(trained: Trained, reading: Reading) -> pd.DataFrame:
+    """A row a factor: factor, role, shown, and the percentiles of its estimate and of the ends of its interval."""
+    rows = []
+    for name, readout in reading.readouts.items():
+        quantiles = trained.card.factors[name].quantiles
+        rows.append(
+            {
+                "factor": name,
+                "role": readout.role,
+                "shown": trained.network.factors[name].show(readout.estimate),
+                "percentile": readout.percentile,
+                "low": percentile(readout.low, quantiles) if np.isfinite(readout.low) else np.nan,
+                "high": percentile(readout.high, quantiles) if np.isfinite(readout.high) else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
