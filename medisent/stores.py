@@ -30,7 +30,7 @@ _HEADER = 4096  # bytes
 _CHUNK = 1 << 26
 # Their voxels lie in other files, which the header names as it likes.
 _DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
-_CHAIN = ("grids.py", "loading.py", "scanners.py", "volumes.py", "formats")
+_CHAIN = ("grids.py", "loading.py", "scanners.py", "volumes/volume.py", "formats")
 
 Scans = Sequence[Sequence[Path | None]]
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]
