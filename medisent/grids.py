@@ -143,7 +143,7 @@ class _Band:
     along: int
     count: int
     voxels: slice
-    blocks: tuple[tuple[slice, slice, Float[np.ndarray, "points voxels"]], ...]
+    blocks: tuple[tuple[slice, slice, Float[np.ndarray, "_points _voxels"]], ...]
     sums: Float[np.ndarray, " points"]
 
     @classmethod
