@@ -134,7 +134,7 @@ def test_a_bug_while_reading_is_told_without_what_was_read(marked, model_file, p
     def fail(*_: object, **__: object) -> None:
         raise ValueError(f"could not convert {UNTYPED[0]}")
 
-    monkeypatch.setattr("medisent.formats._refuse_unfit", fail)
+    monkeypatch.setattr("medisent.formats.refuse_unfit", fail)
     assert main(["encode", str(marked), "--model", str(model_file), "--device", "cpu", "--debug"]) == 1
     told = said(capsys)
     assert b"withheld" in told
