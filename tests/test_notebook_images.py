@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Orientation
 from nibabel.nifti2 import Nifti2Image
 from test_markers import PLACES
 
@@ -75,7 +76,7 @@ def place_of_brightest(image):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_marker_keeps_its_place_in_the_world_there_and_back_however_a_scan_lies(kind):
-    for matrix in PLACES:
+    for matrix in (*PLACES[:48:5], *PLACES[48::3]):  # straight and oblique, some of them mirrored
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = matrix, (12.5, -80.25, 33.0)
         true = (affine @ [*MARKER, 1])[:3]
@@ -131,10 +132,18 @@ def test_metadata_other_than_place_stay_behind(trained, fine_scan):
     image.SetMetaData("0010|0010", "Doe^Jane")
     assert "0010|0010" not in Model(trained).counterfactual(image, brightness=1.5).GetMetaDataKeys()
     tensor = MetaTensor(torch.from_numpy(fine_scan.voxels)[None], fine_scan.affine, {"0010|0010": "Doe^Jane"})
-    tensor.push_applied_operation({"class": "Orientation"})
     edited = Model(trained).counterfactual(tensor, brightness=1.5)
     assert "0010|0010" not in edited.meta
-    assert edited.applied_operations == tensor.applied_operations, "so that MONAI can invert what it did before"
+
+
+def test_monai_can_still_undo_what_it_did_before_an_edit(trained, fine_scan):
+    turn = Orientation("PIR", labels=None)
+    tensor = MetaTensor(torch.from_numpy(fine_scan.voxels)[None], fine_scan.affine)
+    edited = Model(trained).counterfactual(turn(tensor), brightness=1.5)
+    assert edited.shape != tensor.shape
+    back = turn.inverse(edited)
+    assert np.allclose(back.affine, tensor.affine)
+    assert np.allclose(back[0], Model(trained).counterfactual(fine_scan, brightness=1.5).voxels, rtol=1e-4)
 
 
 def test_scaled_integers_mean_what_their_file_means(stored_scan, tmp_path):
