@@ -35,6 +35,9 @@ ALLOWED = {
     ("formats/dicom/pixels.py", "tempfile.TemporaryDirectory"): "pixels alone, for the decoder's process; no output",
     ("formats/dicom/pixels.py", "-.save_as"): "into that folder",
     ("formats/child.py", "os.fdopen"): "the decoder's pipe",
+    ("explanations/explanation.py", "TemporaryDirectory"): "a report to be shown in a notebook; no output",
+    ("sklearn.py", "tempfile.TemporaryDirectory"): "a table of the rows to fit, for the time of the fit",
+    ("sklearn.py", "-.to_csv"): "into that folder",
 }
 
 
@@ -86,6 +89,8 @@ def writes(call: ast.Call, streams: set[str]) -> bool:
         return len(told) > 1 or whole.split(".")[0] in ("torch", "np", "nib", "image", "figure", "numpy")
     if name == "replace":  # of a path; texts take two arguments, dataclasses are replaced by a plain name
         return whole == "os.replace" or ("." in whole and len(call.args) == 1 and not call.keywords)
+    if name == "rename" and any(k.arg in ("columns", "index") for k in call.keywords):  # of a table
+        return False
     if name in ("to_csv", "to_json", "to_html"):
         return bool(call.args) or any(k.arg in ("path_or_buf", "buf") for k in call.keywords)
     return name in WRITERS or whole in ("json.dump", "shutil.copy", "np.save", "pickle.dump")
