@@ -151,13 +151,24 @@ def counterfactual(
 
 
 def harmonize(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan or many.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="OUT", help="A folder; for one scan also a .nii or .nii.gz file.")
     ],
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="SCAN", help="The scan whose scanner to imitate; else the reference.")
+    scans: Annotated[
+        list[Path] | None, typer.Argument(metavar="SCAN...", help="One scan or many; else all of --cohort.")
     ] = None,
+    to: Annotated[
+        list[Path] | None,
+        typer.Option("--to", metavar="SCAN", help="The scan whose scanner to imitate, or several; else the reference."),
+    ] = None,
+    cohort: Annotated[
+        Path | None, typer.Option("--cohort", metavar="COHORT.tsv", help="A table with the scans' sites and subjects.")
+    ] = None,
+    site: Annotated[str, typer.Option("--site", metavar="COLUMN", help="Its column with the sites.")] = "site",
+    subject: Annotated[
+        str, typer.Option("--subject", metavar="COLUMN", help="Its column with the people.")
+    ] = "subject",
+    always: Annotated[bool, typer.Option("--always", help="Harmonize even where sites do not differ.")] = False,
     model: ModelName = None,
     max_voxels: MaxVoxels = None,
     seed: Seed = 0,
@@ -168,41 +179,34 @@ def harmonize(
 ) -> None:
     """Take the differences between scanners out of scans.
 
-    Moves brightness, contrast and bias field to those of one scan, or to the reference; anatomy stays. Of
+    Moves brightness, contrast and bias field to those of a scan, or to the reference; anatomy stays. A page
+    says whether sites differed, and whether they still do; where they do not, scans are left as they are. Of
     several scans one that is refused does not stop the others; the command then ends with 3.
     """
-    single = out.name.endswith((".nii", ".nii.gz"))
-    if single and len(scans) > 1:
-        raise UsageError(f"-o is the file {out}, but there are {len(scans)} scans. Name a folder.")
-    targets = [out if single else out / f"{stem(scan)}_harmonized.nii.gz" for scan in scans]
-    if len(set(targets)) < len(targets):
-        raise UsageError("Two of the scans have the same name, so one result would replace the other. Rename one.")
-    from medisent.exports import Making, write_synthetic
+    from medisent.cli.harmonizing import Harmonizing
+    from medisent.harmonisation import visits_of
 
+    if cohort is None and not scans:
+        raise UsageError("No scan was named. Name scans, or a table of them with --cohort.")
+    visits = visits_of(cohort, scans or [], site, subject)
+    single = out.name.endswith((".nii", ".nii.gz"))
+    if single and len(visits) > 1:
+        raise UsageError(f"-o is the file {out}, but there are {len(visits)} scans. Name a folder.")
+    names = [out.name if single else f"{stem(visit.scan)}_harmonized.nii.gz" for visit in visits]
+    if len(set(names)) < len(names):
+        raise UsageError("Two of the scans have the same name, so one result would replace the other. Rename one.")
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("loading the model")
         loaded = _model(model, device, seed, output)
-        other = None if to is None else _read(to, output, max_voxels=max_voxels)
-        wish = "the scanner of another scan" if to else "the reference scanner"
 
-        def harmonized(number: int) -> Path:
-            scan = _read(scans[number], output, max_voxels=max_voxels)
-            write_synthetic(
-                loaded.harmonize(scan, other),
-                targets[number],
-                Making(scan, loaded.trained.digest, (wish,), command="harmonize"),
-            )
-            return targets[number]
+        def read(path: Path) -> Volume:
+            return _read(path, output, max_voxels=max_voxels)
 
-        progress.stage("harmonizing", len(scans))
-        done, failed = _each(scans, harmonized, progress)
-    written = list(done.values())
-    output.result(
-        {"schema": 1, "out": out, "scans": written, "failed": _told(failed)},
-        [f"Harmonized: {target}" for target in written],
-    )
-    _end(failed, len(scans))
+        harmonizing = Harmonizing(loaded.trained, visits, names, [read(path) for path in to or []], read, progress)
+        told, lines, failed = harmonizing.into(out.parent if single else out, seed, always=always, page=not single)
+    output.result({"schema": 1, "out": out, **told, "failed": _told(failed)}, lines)
+    _end(failed, len(visits))
 
 
 def encode(

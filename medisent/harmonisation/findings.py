@@ -1,0 +1,203 @@
+"""What is known of scans before and after they were brought to one scanner, in figures and on a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medisent.checkpoints import Trained
+from medisent.cohorts import read_table
+from medisent.errors import CohortError
+from medisent.harmonisation.scanner import known, log_spread
+from medisent.harmonisation.sites import SiteTest, Sketch, site_test, sketch, why_not
+from medisent.readings import Reading, Readout, read_factors
+from medisent.volumes import Volume
+
+NO_SITES = "No sites were given, so that nobody can tell whether the scanners differed, nor whether they still do."
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A scan, and where and of whom it was made.
+
+    Attributes:
+        scan: Where it is.
+        site: Where it was made; empty is unknown.
+        subject: Whose it is.
+    """
+
+    scan: Path
+    site: str
+    subject: str
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What is kept of a scan once it was looked at.
+
+    Attributes:
+        sketch: What a sceptic sees.
+        readouts: What the model reads, by factor.
+        known: Whether the model knows such scans.
+        spread: See ``log_spread``.
+    """
+
+    sketch: Sketch
+    readouts: Mapping[str, Readout]
+    known: bool
+    spread: float
+
+
+def look(trained: Trained, scan: Volume, reading: Reading | None = None) -> Look:
+    """What is kept of a scan.
+
+    Raises:
+        MedisentError: The scan is refused.
+    """
+    found = reading or read_factors(trained, scan)
+    return Look(sketch(scan.voxels), found.readouts, known(found), log_spread(trained, found))
+
+
+def visits_of(table: Path | None, scans: Sequence[Path], site: str, subject: str) -> list[Visit]:
+    """The scans that were named, or all of a table, with what the table says of them.
+
+    Arguments:
+        table: Of the cohort; paths in it are relative to its folder.
+        scans: Which of its scans; none is all.
+        site: Its column with the sites.
+        subject: Its column with the subjects; without it every scan is of another subject.
+
+    Raises:
+        CohortError: The table is none, lacks a column, or says nothing of a scan that was named.
+    """
+    if table is None:
+        return [Visit(scan, "", f"scan {number}") for number, scan in enumerate(scans)]
+    rows = read_table(table)
+    absent = [name for name in ("scan", site) if name not in rows.columns]
+    if absent:
+        raise CohortError(
+            f"The columns scan and {site} were asked for, but {table.name} has {', '.join(rows.columns)}. "
+            "Name the column with the sites: --site COLUMN."
+        )
+    people = list(rows[subject]) if subject in rows.columns else [f"row {i}" for i in range(len(rows))]
+    every = [
+        Visit(table.parent / path, at.strip(), who)
+        for path, at, who in zip(rows["scan"], rows[site], people, strict=True)
+    ]
+    if not scans:
+        return every
+    of_scan = {visit.scan.resolve(): visit for visit in every}
+    strangers = [scan for scan in scans if scan.resolve() not in of_scan]
+    if strangers:
+        raise CohortError(f"{table.name} says nothing of {len(strangers)} of the scans, such as {strangers[0].name}.")
+    return [of_scan[scan.resolve()] for scan in scans]
+
+
+def tested(visits: Sequence[Visit], looks: Sequence[Look], seed: int) -> SiteTest | str:
+    """Whether sites can be told from these scans, or why nobody can say."""
+    where = [i for i, visit in enumerate(visits) if visit.site]
+    sites, subjects = [visits[i].site for i in where], [visits[i].subject for i in where]
+    if not where:
+        return NO_SITES
+    return why_not(sites, subjects) or site_test([looks[i].sketch for i in where], sites, subjects, seed)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A factor's readouts before and after, over all scans.
+
+    Attributes:
+        unit: Of the values.
+        before: Median readout.
+        after: The same afterwards.
+        spread_before: Standard deviation over the scans.
+        spread_after: The same afterwards.
+        change: Median size of a scan's change.
+        half_width: Median half width of the readout's interval.
+        beyond: Share of scans that changed by more than that of their own.
+    """
+
+    unit: str
+    before: float
+    after: float
+    spread_before: float
+    spread_after: float
+    change: float
+    half_width: float
+    beyond: float
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """Scans before and, where they were moved, after.
+
+    Attributes:
+        visits: Where and of whom the scans were made.
+        before: Each of them.
+        after: Each of them, afterwards; none where they were left as they are.
+        sites_before: Whether sites could be told, or why nobody can say.
+        sites_after: The same afterwards; None where the scans were left as they are.
+    """
+
+    visits: Sequence[Visit]
+    before: Sequence[Look]
+    after: Sequence[Look]
+    sites_before: SiteTest | str
+    sites_after: SiteTest | str | None
+
+    @classmethod
+    def of(
+        cls, visits: Sequence[Visit], before: Sequence[Look], after: Sequence[Look], first: SiteTest | str, seed: int
+    ) -> Findings:
+        """The findings, with sites told anew from what became of the scans."""
+        return cls(visits, before, after, first, tested(visits, after, seed) if after else None)
+
+    @property
+    def unknown(self) -> int:
+        """How many scans the model does not know, so that their brightness alone is moved."""
+        return sum(not one.known for one in self.before)
+
+    def of_role(self, role: str) -> list[str]:
+        """The ordered factors of a role."""
+        rows = self.before[0].readouts.values()
+        return [row.name for row in rows if row.role == role and math.isfinite(row.low)]
+
+    def moved(self, name: str) -> Moved:
+        """How far a factor's readouts moved."""
+        one, two = ([look.readouts[name] for look in looks] for looks in (self.before, self.after or self.before))
+        first, second = (np.array([row.estimate for row in rows]) for rows in (one, two))
+        half = np.array([(row.high - row.low) / 2 for row in one])
+        change = np.abs(second - first)
+        return Moved(
+            unit=one[0].unit,
+            before=float(np.median(first)),
+            after=float(np.median(second)),
+            spread_before=float(np.std(first)),
+            spread_after=float(np.std(second)),
+            change=float(np.median(change)),
+            half_width=float(np.median(half)),
+            beyond=float((change > half).mean()),
+        )
+
+    def summary(self) -> dict[str, object]:
+        """The content of ``harmonisation.json`` but for the names of files."""
+        names = [*self.of_role("anatomy"), *self.of_role("nuisance")]
+        return {
+            "schema": 1,
+            "n": len(self.visits),
+            "unknown_scans": self.unknown,
+            "moved": bool(self.after),
+            "sites_before": _told(self.sites_before),
+            "sites_after": _told(self.sites_after),
+            "readouts": {name: asdict(self.moved(name)) for name in names},
+        }
+
+
+def _told(found: SiteTest | str | None) -> dict[str, object] | str | None:
+    if isinstance(found, SiteTest):
+        return {**asdict(found), "found": found.found, "chance": 1 / found.sites}
+    return found
