@@ -82,11 +82,13 @@ def log_spread(trained: Trained, reading: Reading) -> float:
     inside = (canonical > _TISSUE) & (redrawn > _TISSUE) & (seen > 0)
     if int(inside.sum()) < 10 * BIAS_TERMS:
         return 0.0
-    flat = torch.cat([torch.ones_like(canonical)[None], network.basis])[:, inside].T
-    weight = canonical[inside].sqrt()[:, None]
-    logs = torch.stack([canonical[inside], redrawn[inside]], 1).log() * weight
-    left = (logs - flat * weight @ torch.linalg.lstsq(flat * weight, logs).solution).std(0)
-    return float((left[0] / left[1]).log()) if bool((left > 1e-6).all()) else 0.0
+    flat = torch.cat([torch.ones_like(canonical)[None], network.basis])[:, inside].T.double().numpy()
+    logs = torch.stack([canonical[inside], redrawn[inside]], 1).double().log().numpy()
+    weight = np.sqrt(canonical[inside].double().numpy())[:, None]
+    fitted = np.linalg.lstsq(flat * weight, logs * weight, rcond=None)[0]
+    left = ((logs - flat @ fitted) * weight).std(0)
+    # Linear algebra may end in other last digits where memory lies otherwise; the same scan is to give the same bytes.
+    return round(float(np.log(left[0] / left[1])), 6) if bool((left > 1e-6).all()) else 0.0
 
 
 def sharpened(trained: Trained, reading: Reading) -> Reading:
