@@ -180,6 +180,7 @@ def test_of_a_real_phantom_that_the_model_does_not_know_brightness_alone_is_move
     scans = sorted((DATA / "acr_phantom_multivendor").iterdir())
     told = ran(capsys, "harmonize", *scans, "--model", "rendered-heads", "-o", tmp_path / "out")
     assert told["unknown_scans"] == told["n"] == len(scans)
+    assert "nothing else was moved" in Path(told["page"]).read_text(encoding="utf-8")
     for scan, name in zip(scans, told["scans"], strict=True):
         one, two = read(scan), read(name)
         assert np.corrcoef(one.voxels.ravel(), two.voxels.ravel())[0, 1] > 0.9999

@@ -54,6 +54,8 @@ def _headline(findings: Findings, goal: str) -> str:
     n = len(findings.visits)
     if not findings.after:
         return f"No scanner effect was found in {n} scans, and they were left as they are."
+    if findings.unknown == n:
+        return f"{n} scan{'s' if n > 1 else ''} given the brightness of {goal}; nothing else was moved."
     found, now = findings.sites_before, findings.sites_after
     text = f"{n} scan{'s' if n > 1 else ''} brought to {goal}"
     if isinstance(found, SiteTest) and isinstance(now, SiteTest):
