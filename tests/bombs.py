@@ -19,11 +19,16 @@ def peak() -> float:
     return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / _MB
 
 
-before, began = peak(), time.process_time()
-try:
-    said = f"read {read(Path(sys.argv[1])).voxels.shape}"
-except MedisentError as error:
-    said = f"{error.code}: {error}"
-spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-seconds = time.process_time() - began + spent.ru_utime + spent.ru_stime
-print(json.dumps({"said": said, "seconds": seconds, "megabytes": peak() - before}))
+def main(path: Path) -> None:
+    before, began = peak(), time.process_time()
+    try:
+        said = f"read {read(path).voxels.shape}"
+    except MedisentError as error:
+        said = f"{error.code}: {error}"
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() - began + spent.ru_utime + spent.ru_stime
+    print(json.dumps({"said": said, "seconds": seconds, "megabytes": peak() - before}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
