@@ -311,7 +311,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "ours_small",
         "ours, small",
-        "Voxels of 8 mm: what the next rows are to be held against.",
+        "Voxels of 8 mm: what the row with the foreign scanner is to be held against.",
         Training("ours", share=0.375),
     ),
     Row(
@@ -335,8 +335,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "half",
         "ours, half of the labels",
-        "Small; masks go with their labels.",
-        Training("ours", share=0.375, cohort="missing"),
+        "At full size; masks go with their labels.",
+        Training(share=1.0, cohort="missing"),
     ),
     Row(
         "scalar",
