@@ -156,14 +156,18 @@ def load_model(path: Path, device: str = "cpu") -> Trained:
     weights, header = load_tensors(path, kind="medisent model")
     try:
         study = _study(header["study"], path)
-        network = _network(study, weights)
-        card = _card(header["card"], network)
+        _hold_against(study, weights)
+        card = _card(header["card"], study)
+    except (ImportError, MemoryError, OSError):
+        raise
     except Exception as error:  # whatever a stranger's header makes the parts say
         raise ModelError(
             f"{path} is a medisent model, but its study, card and weights do not fit together. Train it anew."
         ) from error
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise ModelError(f"{path} holds weights that are not numbers: its training went astray. Train it anew.")
+    network = build_model(study)
+    network.load_state_dict(weights)
     digest = file_digest(path)
     return Trained(_located(study, path.parent), network.to(device).eval(), card, digest)
 
@@ -185,19 +189,16 @@ def _study(text: str, path: Path) -> Study:
     return without_place(parse_study(text, f"the study in {path.name}"))
 
 
-def _network(study: Study, weights: Mapping[str, Tensor]) -> PartitionedVAE:
-    """The network of a study with these weights; no memory is asked for before they are known to fit.
+def _hold_against(study: Study, weights: Mapping[str, Tensor]) -> None:
+    """Hold weights against a network of a study that takes no memory.
 
     Raises:
-        ValueError: They do not.
+        ValueError: They are those of another.
     """
     with torch.device("meta"):
         wanted = build_model(study).state_dict()
     if _outline(wanted) != _outline(weights):
         raise ValueError("these are the weights of another network")
-    network = build_model(study)
-    network.load_state_dict(weights)
-    return network
 
 
 def _outline(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -302,12 +303,14 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _card(text: str, network: PartitionedVAE) -> Card:
+def _card(text: str, study: Study) -> Card:
     """The card in a header.
 
     Raises:
-        ValueError: It is none, or not of this network.
+        ValueError: It is none, or not that of the study's network.
     """
+    with torch.device("meta"):
+        network = build_model(study)
     (card,) = _CARDS.validate_json(f"[{text}]")
     square = len(card.centre) == len(card.precision) and all(len(row) == len(card.centre) for row in card.precision)
     whole = all(len(entry.quantiles) == _QUANTILES for entry in card.factors.values())

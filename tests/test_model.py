@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medisent.augmentation import changed
 from medisent.batches import Batch
 from medisent.checkpoints import Trained
 from medisent.factors import Factor, Nominal, Positive, Real
@@ -18,7 +19,6 @@ from medisent.objectives import TERMS, Objective
 from medisent.posterior import PartitionedNormal
 from medisent.readings import Reading, read_factors
 from medisent.scanners import Scanner, measured_scale
-from medisent.training import changed
 from medisent.volumes import Volume
 
 TUMOUR = Positive(name="tumour", role="anatomy", unit="mL", mask="tumour")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medisent.augmentation import changed
 from medisent.batches import Batch
 from medisent.checkpoints import build_model
 from medisent.config import ObjectiveSettings, Study
@@ -34,7 +35,6 @@ from medisent.objectives.independence import (
 from medisent.objectives.queue import Queue, amplified
 from medisent.objectives.terms import bounded_rate
 from medisent.supervision import Entry, Tie
-from medisent.training import changed
 
 PARTITION = Partition(
     [

@@ -276,10 +276,10 @@ def test_training_with_weak_supervision_resumes_bit_for_bit(kind, study, paired,
 
     first, second = loop(), loop()
     first.take_step()
-    first._save()
+    first.save()
     expected = [first.take_step() for _ in range(2)]
     torch.manual_seed(99)
-    second._resume()
+    second.resume()
     found = [second.take_step() for _ in range(2)]
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()

@@ -12,16 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medisent import training
+from medisent.augmentation import changed
 from medisent.batches import Batch
 from medisent.checkpoints import MODEL_FILE, build_model
 from medisent.config import ObjectiveSettings, Study, load_study
-from medisent.errors import CohortError, ModelError, StudyError
+from medisent.errors import CohortError, MachineError, ModelError, StudyError
+from medisent.files import only_process
 from medisent.model import Draw, PartitionedVAE
 from medisent.objectives import TERMS, Term
 from medisent.progress import Silence
 from medisent.scanners import measured_scale
-from medisent.training import CHECKPOINT, Loop, changed, dry_run, schedule, train
+from medisent.training import CHECKPOINT, Loop, dry_run, schedule, train
+from medisent.training import loop as loops
 
 FILES = [CHECKPOINT, "manifest.json", "metrics.jsonl", MODEL_FILE, "study.toml"]
 
@@ -48,7 +50,7 @@ class Stop:
 @pytest.fixture
 def every_step(monkeypatch) -> None:
     """A checkpoint after every step."""
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loops, "_CHECKPOINT_SECONDS", -1.0)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_a_run_goes_on_where_it_was_and_does_not_begin_again(study, shown, tmp_p
     with pytest.raises(Interrupted):
         train(study, tmp_path, progress=Stop(3))
     loop = Loop(study, build_model(study), shown, tmp_path)
-    loop._resume()
+    loop.resume()
     assert loop.step == 3  # the checkpoint after the step that was cut short was not reached
     assert loop.seconds > 0
 
@@ -135,6 +137,12 @@ def test_fresh_forgets_a_checkpoint(study, finished, tmp_path, every_step):
     assert (run / MODEL_FILE).read_bytes() == (finished / MODEL_FILE).read_bytes()
 
 
+def test_two_processes_do_not_train_in_one_folder(study, tmp_path):
+    with only_process(tmp_path, "x"), pytest.raises(MachineError, match=r"in use: another process is training in it\."):
+        train(study, tmp_path, fresh=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", ["truncated", "random", "empty", "model"])
 def test_a_damaged_checkpoint_is_refused_and_fresh_is_named(study, finished, tmp_path, damage):
     run = shutil.copytree(finished, tmp_path / "run")
@@ -157,10 +165,10 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(study, shown, tmp_path)
 
     first, second = loop(), loop()
     first.take_step()
-    first._save()
+    first.save()
     expected = first.take_step()
     torch.manual_seed(99)
-    second._resume()
+    second.resume()
     found = second.take_step()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
@@ -194,13 +202,13 @@ def test_a_term_that_learns_and_remembers_goes_on_bit_for_bit(study, shown, tmp_
     first, second = loop(), loop()
     for _ in range(2):
         first.take_step()
-    first._save()
+    first.save()
     found = first.objective.state_dict()
     assert float(found["terms.distortion.slope"]) != 1
     assert float(found["terms.distortion.memory"]) > 0
     expected = [first.take_step() for _ in range(2)]
     torch.manual_seed(99)
-    second._resume()
+    second.resume()
     again = [second.take_step() for _ in range(2)]
     assert all(
         torch.equal(costs[name], same[name]) for costs, same in zip(expected, again, strict=True) for name in same
@@ -211,7 +219,7 @@ def test_a_term_that_learns_and_remembers_goes_on_bit_for_bit(study, shown, tmp_
 
 
 def test_the_log_has_its_records_once_also_across_an_interruption(study, tmp_path, monkeypatch, every_step):
-    monkeypatch.setattr(training, "_LOG_EVERY", 2)
+    monkeypatch.setattr(loops, "_LOG_EVERY", 2)
     with pytest.raises(Interrupted):
         train(study, tmp_path, progress=Stop(3))
     assert [record["step"] for record in records(tmp_path)] == [2]
@@ -223,7 +231,7 @@ def test_the_log_has_its_records_once_also_across_an_interruption(study, tmp_pat
 def test_epochs_count_steps_by_the_scans_there_are(study, shown, tmp_path):
     epochs = replace(study, training=replace(study.training, steps=None, epochs=3, batch=4))
     loop = Loop(epochs, build_model(study), shown, tmp_path)
-    loop.step = 3
+    loop.clock.step = 3
     assert len(shown) == 6
     assert loop.share == 0.5
 
@@ -231,7 +239,7 @@ def test_epochs_count_steps_by_the_scans_there_are(study, shown, tmp_path):
 def test_minutes_are_minutes_on_the_clock(study, shown, tmp_path):
     minutes = replace(study, training=replace(study.training, steps=None, minutes=2.0))
     loop = Loop(minutes, build_model(study), shown, tmp_path)
-    loop.seconds = 30.0
+    loop.clock.seconds = 30.0
     assert loop.share == 0.25
 
 

@@ -204,7 +204,7 @@ def checkpoint(study, shown, tmp_path) -> Callable[[], Loop]:
     first = loop()
     first.take_step()
     first.take_step()
-    first._save()
+    first.save()
     return loop
 
 
@@ -212,18 +212,19 @@ def test_a_strange_checkpoint_is_refused_in_a_sentence_and_runs_nothing(checkpoi
     monkeypatch.chdir(tmp_path)
     path = tmp_path / CHECKPOINT
     good = path.read_bytes()
-    checkpoint()._resume()
+    checkpoint().resume()
     tensors, header = load_tensors(path, kind="medisent checkpoint")
     moment = next(name for name in tensors if name.endswith("exp_avg") and tensors[name].ndim > 1)
     changes = {
         "other moments": {moment: torch.zeros(1, 1)},
         "moments of nothing": {"optimiser.9999.exp_avg": torch.zeros(1)},
         "other entry": {"optimiser.0.code": torch.zeros(())},
-        "no clock": {"clock": torch.zeros(0)},
-        "endless clock": {"clock": torch.tensor([float("inf"), 0.0])},
-        "other chance": {"chance": torch.zeros(3, dtype=torch.uint8)},
-        "broken chance": {"chance": torch.full_like(tensors["chance"], 255)},
-        "chance of floats": {"torch": torch.zeros(5056)},
+        "no clock": {"clock.step": torch.zeros(0, dtype=torch.long)},
+        "endless clock": {"clock.seconds": torch.tensor(float("inf"))},
+        "a step and a half": {"clock.step": torch.tensor(1.5)},
+        "other chance": {"chance.own": torch.zeros(3, dtype=torch.uint8)},
+        "broken chance": {"chance.own": torch.full_like(tensors["chance.own"], 255)},
+        "chance of floats": {"chance.torch": torch.zeros(5056)},
         "scans there are not": {"sampler.plain": torch.tensor([10_000])},
         "scans before the first": {"sampler.plain": torch.tensor([-1])},
         "another network": {next(iter(tensors)): torch.zeros(2, 2)},
@@ -231,17 +232,17 @@ def test_a_strange_checkpoint_is_refused_in_a_sentence_and_runs_nothing(checkpoi
     for label, changed in changes.items():
         save_tensors({**tensors, **changed}, header, path)
         with pytest.raises(ModelError, match=r"is damaged\. Begin anew with --fresh\.$"):
-            pytest.fail(f"{label} was taken: {checkpoint()._resume()}")
+            pytest.fail(f"{label} was taken: {checkpoint().resume()}")
     save_tensors(tensors, {key: text for key, text in header.items() if key != "log"}, path)
     with pytest.raises(ModelError, match="is damaged"):
-        checkpoint()._resume()
+        checkpoint().resume()
     for _, raw in foreign():
         path.write_bytes(raw)
         with pytest.raises(ModelError, match="is damaged"):
-            checkpoint()._resume()
+            checkpoint().resume()
     assert not (tmp_path / CANARY).exists()
     path.write_bytes(good)
-    checkpoint()._resume()
+    checkpoint().resume()
 
 
 def test_a_checkpoint_does_not_say_where_the_cohort_lies(checkpoint, study, tmp_path):

@@ -1,0 +1,47 @@
+"""What a study asks of the loop: how much each term counts, which scans go together, how fast to learn when."""
+
+from __future__ import annotations
+
+import math
+
+from medisent.config import Study
+from medisent.model import PartitionedVAE
+from medisent.supervision import Entry
+
+
+def weights_of(study: Study) -> dict[str, float]:
+    """How much each term counts; those of kinds of supervision that the study does not have are left out."""
+    kinds = {said.kind for said in study.supervision}
+    idle = {name for name, kind in (("invariance", "clamp"), ("ranks", "ranks")) if kind not in kinds}
+    return {n: getattr(study.weights, n) for n in study.weights.__dataclass_fields__ if n not in idle}
+
+
+def entries_of(study: Study, network: PartitionedVAE) -> tuple[Entry, ...]:
+    """Each [[supervision]] of a study, its names resolved to the blocks and scanner settings of a model."""
+    entries = []
+    for column, said in enumerate(study.supervision):
+        blocks = frozenset(network.partition)
+        blocks = network.named(said.share) if said.share else blocks - network.named(said.vary or ())
+        own = frozenset(network.scanner_names)
+        if said.kind == "ranks":
+            entries.append(Entry("ranks", column, factors=said.share or (), batches=said.batches))
+            continue
+        entries.append(
+            Entry(
+                said.kind,
+                column,
+                # The scanner of every scan is changed while training; its own blocks go by that change, not by sharing.
+                blocks=blocks - own,
+                alike=blocks & own,
+                pool=said.pool or "product",
+                batches=said.batches,
+                repeats=said.kind == "clamp" and not own <= blocks,
+            )
+        )
+    return tuple(entries)
+
+
+def schedule(share: float) -> float:
+    """The learning rate's share of its highest: a short linear rise, then half a cosine down to a hundredth."""
+    warm = min(1.0, (share + 0.002) / 0.03)
+    return warm * (0.505 + 0.495 * math.cos(math.pi * min(1.0, share)))

@@ -1,0 +1,45 @@
+"""What is learned from and what is held out: the scans of a study's cohort, split by split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medisent.batches import Batch
+from medisent.checkpoints import study_factors
+from medisent.cohorts import Cohort, load_cohort, read_cohort
+from medisent.config import Study
+from medisent.loading import loading
+from medisent.progress import Progress
+from medisent.stores import usual_store
+
+
+def study_cohort(study: Study, table: Path | None = None) -> Cohort:
+    """The cohort of a study, or of another table with the same columns.
+
+    Raises:
+        CohortError: The table does not fit.
+    """
+    settings = study.cohort
+    return read_cohort(
+        table or settings.table,
+        study_factors(study),
+        scan=settings.scan,
+        subject=settings.subject,
+        split=settings.split,
+        groups=[entry.by for entry in study.supervision],
+        orders=[entry.order for entry in study.supervision],
+        seed=study.training.seed,
+    )
+
+
+def load_split(study: Study, cohort: Cohort, progress: Progress, stage: str) -> Batch:
+    """All scans of a cohort on the study's grid.
+
+    Raises:
+        CohortError: Scans cannot be read.
+    """
+    progress.stage(stage, len(cohort))
+    masks = [factor.name for factor in cohort.factors if factor.mask]
+    loader = loading(study.grid, masks, air=study.scanner.air)
+    store = usual_store(study.grid, study.scanner.air)
+    return load_cohort(cohort, loader, study.grid.spacing_mm**3 / 1000, lambda done, total: progress.advance(1), store)
