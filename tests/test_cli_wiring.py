@@ -176,6 +176,14 @@ def test_a_dry_run_says_what_training_would_take_and_writes_nothing(place, here,
     assert contents(here) == {}
 
 
+@pytest.mark.parametrize("words", [["init", "heads.tsv"], ["train", "first.toml"], ["evaluate", "runs/first"]])
+def test_no_command_about_a_cohort_reads_more_voxels_than_asked_for(words, run, place, tmp_path, monkeypatch, refusal):
+    monkeypatch.chdir(place)
+    out = tmp_path / ("study.toml" if words[0] == "init" else "out")
+    said = refusal(*words, "-o", out, "--max-voxels", 16**3 - 1, fault="format" if words[0] == "init" else "cohort")
+    assert "claims 16 x 16 x 16 voxels, more than the 4,095 that are read." in said
+
+
 def test_an_evaluation_goes_into_a_folder_and_to_stdout(run, here, capsys):
     said = said_by(capsys, "evaluate", run, "--split", "validation", "-o", "out", code=5)  # too few to check the gate
     assert said == json.loads(Path("out/evaluation.json").read_text(encoding="utf-8"))

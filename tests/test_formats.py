@@ -355,6 +355,11 @@ def test_a_size_limit_holds_for_every_format(tmp_path):
         with pytest.raises(FormatError, match="more than the 59 that are read"):
             formats.read(tmp_path / name, max_voxels=59)
         assert formats.read(tmp_path / name, max_voxels=60).voxels.size == 60
+        with formats.reading_at_most(59):
+            assert formats.read(tmp_path / name, max_voxels=60).voxels.size == 60
+            with formats.reading_at_most(None), pytest.raises(FormatError, match="more than the 59 that are read"):
+                formats.read(tmp_path / name)
+        assert formats.read(tmp_path / name).voxels.size == 60
 
 
 def test_an_unreadable_file_is_a_fault_of_the_machine(tmp_path, monkeypatch):

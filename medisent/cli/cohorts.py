@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medisent.cli.options import Debug, Json, Quiet, Seed
+from medisent.cli.options import Debug, Json, MaxVoxels, Quiet, Seed
 from medisent.cli.output import Output
 from medisent.errors import UsageError
 
@@ -99,6 +99,7 @@ def init(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="study.toml", help="The study file to write.")] = Path(
         "study.toml"
     ),
+    max_voxels: MaxVoxels = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -109,11 +110,12 @@ def init(
     """
     from medisent.config.proposing import propose_study
     from medisent.files import write_text
+    from medisent.formats import reading_at_most
 
     if out.exists():
         raise UsageError(f"{out} is there already and is not written over. Choose another name with -o.")
     output = Output(as_json, quiet)
-    with output.progress() as progress:
+    with reading_at_most(max_voxels), output.progress() as progress:
         proposal = propose_study(cohort, out.parent, progress)
     write_text(out, proposal.text)
     for warning in proposal.warnings:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medisent.cli.options import Debug, Device, Json, Quiet, Seed, chosen_device
+from medisent.cli.options import Debug, Device, Json, MaxVoxels, Quiet, Seed, chosen_device
 from medisent.cli.output import Output, end_after_result, table
 from medisent.errors import GateError
 
@@ -30,6 +30,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what training would take, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where a run could be resumed.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the study's seed.")] = None,
+    max_voxels: MaxVoxels = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -45,6 +46,7 @@ def train(
     study = load_study(study_file)  # before the slow imports: a refusal should be quick
     from medisent.cohorts import groups_told
     from medisent.evaluation import evaluate as evaluate_model
+    from medisent.formats import reading_at_most
     from medisent.objectives import too_few_told
     from medisent.training import dry_run as forecast
     from medisent.training import study_cohort
@@ -53,14 +55,15 @@ def train(
     if seed is not None:
         study = replace(study, training=replace(study.training, seed=seed))
     if dry_run:
-        found = forecast(study, chosen_device(device))
+        with reading_at_most(max_voxels):
+            found = forecast(study, chosen_device(device))
         output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
         return
     groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
     for warning in (*groups, *too_few_told(vars(study.weights), study.training.batch)):
         output.say(f"warning: {warning}")
     folder = run or Path("runs") / _name_of(study_file)
-    with output.progress() as progress:
+    with reading_at_most(max_voxels), output.progress() as progress:
         trained = train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)
         rows = study_cohort(study).rows
         split = next((s for s in ("test", "validation") if any(row.split == s for row in rows)), None)
@@ -94,6 +97,7 @@ def evaluate(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where the evaluation goes; else into the run.")
     ] = None,
     seed: Seed = 0,
+    max_voxels: MaxVoxels = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -105,12 +109,13 @@ def evaluate(
     """
     from medisent.checkpoints import find_model, load_model
     from medisent.evaluation import evaluate as evaluate_model
+    from medisent.formats import reading_at_most
 
     output = Output(as_json, quiet)
     model_file = find_model(run)
     model = load_model(model_file, chosen_device(device))
     folder = out or model_file.parent
-    with output.progress() as progress:
+    with reading_at_most(max_voxels), output.progress() as progress:
         evaluation = evaluate_model(model, cohort, split=split, seed=seed, progress=progress)
     evaluation.save(folder)
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))

@@ -285,9 +285,9 @@ def _read(
     series: int | None = None,
     max_voxels: int | None = None,
 ) -> Volume:
-    from medisent.formats import MAX_VOXELS, read
+    from medisent.formats import read
 
-    scan = read(path, volume=volume, series=series, max_voxels=max_voxels or MAX_VOXELS)
+    scan = read(path, volume=volume, series=series, max_voxels=max_voxels)
     for remark in scan.remarks:
         output.say(f"{path.name}: {remark}")
     return scan

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,30 @@ from medisent.formats.parrec import is_parrec, read_parrec
 from medisent.formats.space import geometry_of, kept_header
 from medisent.volumes import Stored, Volume
 
-__all__ = ["MAX_VOXELS", "fresh_header", "geometry_of", "kept_header", "read", "refuse_types", "refuse_unfit", "write"]
+__all__ = [
+    "MAX_VOXELS",
+    "fresh_header",
+    "geometry_of",
+    "kept_header",
+    "read",
+    "reading_at_most",
+    "refuse_types",
+    "refuse_unfit",
+    "write",
+]
 
 MAX_VOXELS = 1 << 29
+_most: ContextVar[int] = ContextVar("most voxels", default=MAX_VOXELS)
+
+
+@contextmanager
+def reading_at_most(voxels: int | None) -> Iterator[None]:
+    """Within it ``read`` refuses scans of more voxels, in this thread, unless it is told otherwise; None as before."""
+    token = _most.set(_most.get() if voxels is None else voxels)
+    try:
+        yield
+    finally:
+        _most.reset(token)
 
 
 def read(
@@ -25,7 +49,7 @@ def read(
     *,
     volume: int | None = None,
     series: int | None = None,
-    max_voxels: int = MAX_VOXELS,
+    max_voxels: int | None = None,
     constant: bool = False,
 ) -> Volume:
     """The scan at ``path``, its values as the file means them, its place in mm, RAS+.
@@ -34,7 +58,8 @@ def read(
         path: A NIfTI file, a DICOM file or folder, or any format that SimpleITK reads.
         volume: Which volume of a 4D file, counted from 0.
         series: Which series of a DICOM folder, counted from 0 as the refusal lists them.
-        max_voxels: More are refused before memory is asked for.
+        max_voxels: More are refused before memory is asked for; without it ``MAX_VOXELS``, or what
+            ``reading_at_most`` says.
         constant: Whether all voxels may be equal, as in the mask of something that is not there.
 
     Raises:
@@ -46,7 +71,7 @@ def read(
     try:
         if not path.exists():
             raise FormatError(f"{path} does not exist. Check the path.")
-        found = _dispatch(path, volume, series, max_voxels)
+        found = _dispatch(path, volume, series, _most.get() if max_voxels is None else max_voxels)
         refuse_unfit(found, path, constant=constant)
     except OSError as error:
         raise MachineError(
