@@ -113,6 +113,24 @@ def with_values(trained: Trained, reading: Reading, values: Sequence[tuple[str, 
     return shown(reading, scene, trained.study.scanner.air)
 
 
+def factor_map(trained: Trained, reading: Reading, name: str) -> Volume:
+    """What a scan gains per unit of one factor when that rises by what is typical, signed, in the scan's own space.
+
+    Typical is half the distance between the cohort's 16th and 84th percentile: one standard deviation, where values
+    are normal. Where that would leave what training saw, the factor falls instead.
+
+    Raises:
+        InterventionError: The factor cannot be moved in this scan.
+    """
+    present, entry = reading.readouts[name].estimate, trained.card.factors[name]
+    step = max((entry.quantiles[84] - entry.quantiles[16]) / 2, 1e-6)
+    if present + step > entry.high and present - step >= entry.low:
+        step = -step
+    moved = with_values(trained, reading, [(name, present + step)]).voxels.astype(np.float32, copy=False)
+    change = moved - reading.scan.voxels.astype(np.float32, copy=False)
+    return reading.scan.with_voxels(change / np.float32(step))
+
+
 def harmonized(trained: Trained, reading: Reading, to: Reading | None = None) -> Volume:
     """The scan of a reading as the scanner of another one, or the reference scanner, would have shown it.
 

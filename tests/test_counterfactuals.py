@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from medisent.counterfactuals import (
     Wish,
     counterfactual,
     edited,
+    factor_map,
     parse_wish,
     shown,
     wanted_value,
@@ -245,6 +247,19 @@ def test_the_same_wish_gives_the_same_bytes(trained, fine_scan):
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("name", ["brightness", "head_size"])
+@pytest.mark.parametrize("high", [math.inf, 0.0], ids=["rises", "falls"])
+def test_a_map_is_an_edit_by_what_is_typical_that_stays_in_what_training_saw(trained, reading, name, high):
+    entry = replace(trained.card.factors[name], low=0.0, high=high)
+    other = replace(trained, card=replace(trained.card, factors={**trained.card.factors, name: entry}))
+    step = (entry.quantiles[84] - entry.quantiles[16]) / 2 * (1 if high else -1)
+    present = reading.readouts[name].estimate
+    wanted = with_values(other, reading, [(name, present + step)])
+    assert np.array_equal(
+        factor_map(other, reading, name).voxels, (wanted.voxels - reading.scan.voxels) / np.float32(step)
+    )
 
 
 def test_an_unknown_factor_is_refused_with_those_there_are(trained, fine_scan):

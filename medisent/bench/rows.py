@@ -280,7 +280,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "maps",
         "ours, factor maps",
-        "The same model; half the difference of two small edits.",
+        "The same model; an edit by one standard deviation of the cohort.",
         Explaining(lambda score: score.ncc),
         needs="ours",
     ),

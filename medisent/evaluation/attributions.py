@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from medisent.batches import Batch
 from medisent.checkpoints import Trained
-from medisent.counterfactuals import edited, with_values
+from medisent.counterfactuals import edited, factor_map
 from medisent.errors import InterventionError
 from medisent.evaluation.findings import MapScore
 from medisent.evaluation.material import Material, Truth, evenly
@@ -85,20 +85,17 @@ def _compared(
     """How the factor's map, the whole edit, and other maps on the model's grid correlate with the true change."""
     name, scan = truth.wish.name, reading.scan
     changed = read(truth.path).voxels.astype(np.float64) - scan.voxels
-    present = reading.readouts[name].estimate
     if not changed.any():
         return None
-    step = 0.1 * abs(present) or 0.1
     try:
-        up, down = (with_values(trained, reading, [(name, present + sign * step)]) for sign in (1, -1))
+        gained = factor_map(trained, reading, name).voxels
         made = edited(trained, reading, [truth.wish], extrapolate=True)
     except InterventionError:
         return None
     sign = -1.0 if truth.wish.operation == "*=" and float(truth.wish.value) < 1 else 1.0
-    small = up.voxels.astype(np.float64) - down.voxels
     whole = made.voxels.astype(np.float64) - scan.voxels
     beside = [restore(m, reading.placed, scan.geometry) for m in others]
-    return sign * ncc(small, changed), ncc(whole, changed), *(sign * ncc(m, changed) for m in beside)
+    return sign * ncc(gained, changed), ncc(whole, changed), *(sign * ncc(m, changed) for m in beside)
 
 
 def integrated_gradients(

@@ -124,7 +124,7 @@ class MapScore:
     """How much a factor's map is like the true difference: normalised cross-correlations, medians over scans.
 
     Attributes:
-        ncc: Of the model's factor map: what the scan gains over a small step.
+        ncc: Of the model's factor map: what the scan gains over a typical step.
         ncc_edit: Of what the scan gains over the whole step that was truly made.
         integrated_gradients: Of integrated gradients of the same readout.
         occlusion: Of occlusion of the same readout.

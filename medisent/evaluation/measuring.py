@@ -43,7 +43,7 @@ _OF_EDITS = (
 )
 _OF_MAPS = (
     "Maps: correlation over voxels with the true change of the edit, in at most 16 scans, integrated gradients "
-    "and occlusion in at most 4 of them. The factor map is half the difference of two small edits; integrated "
+    "and occlusion in at most 4 of them. The factor map is an edit by one standard deviation of the cohort; integrated "
     "gradients (16 steps, from air) and occlusion (cubes of six grid voxels) explain what the model reads: of a "
     "factor with a mask the mask's volume."
 )

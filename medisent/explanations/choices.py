@@ -1,4 +1,4 @@
-"""What is worth showing of one scan: which values of a factor, over how small a step, which voxels of a soft mask."""
+"""What is worth showing of one scan: which values of a factor, which voxels of a soft mask."""
 
 from __future__ import annotations
 
@@ -30,15 +30,6 @@ def shown_values(trained: Trained, factor: Factor, present: float) -> list[float
         steps = (min(present * 2, entry.high), max(present / 2, entry.low))
         return [v for v in steps if abs(v - present) > 0.05 * abs(present)]
     return [v for v in (entry.quantiles[10], entry.quantiles[90]) if v != present]
-
-
-def small_step(trained: Trained, name: str, present: float) -> float:
-    """A step over which an effect is measured: a tenth of the cohort's middle, or of the value if that is less."""
-    entry = trained.card.factors[name]
-    middle = (entry.quantiles[90] - entry.quantiles[10]) / 10
-    factor = trained.network.factors[name]
-    step = min(middle, abs(present) / 10) if factor.kind == "positive" else middle
-    return max(step, 1e-6)
 
 
 def percentile_rows(trained: Trained, reading: Reading) -> pd.DataFrame:

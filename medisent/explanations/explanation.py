@@ -17,9 +17,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from medisent.checkpoints import Trained
-from medisent.counterfactuals import harmonized, with_values
+from medisent.counterfactuals import factor_map, harmonized, with_values
 from medisent.errors import InterventionError
-from medisent.explanations.choices import likeliest, percentile_rows, shown_values, small_step
+from medisent.explanations.choices import likeliest, percentile_rows, shown_values
 from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
@@ -86,13 +86,9 @@ class Explanation:
     def map_of(self, name: str) -> Volume:
         """What the scan gains per unit of one factor, signed, in the scan's own space.
 
-        Half of the difference between two counterfactuals, one a small step up and one down.
+        The factor rises by what is typical in the cohort; see ``factor_map``.
         """
-        present = self.reading.readouts[name].estimate
-        step = small_step(self.trained, name, present)
-        up, down = (with_values(self.trained, self.reading, [(name, present + sign * step)]) for sign in (1, -1))
-        change = up.voxels.astype(np.float32, copy=False) - down.voxels.astype(np.float32, copy=False)
-        return self.scan.with_voxels(change / np.float32(2 * step))
+        return factor_map(self.trained, self.reading, name)
 
     @cached_property
     def masks(self) -> dict[str, Volume]:
