@@ -130,7 +130,7 @@ def test_a_table_tells_site_and_subject_of_the_scans_that_are_named(tmp_path, co
     path = table(tmp_path, cohort, list("ababababab"))
     every = visits_of(path, [], "site", "subject")
     assert [visit.site for visit in every] == list("ababababab")
-    assert visits_of(path, [every[3].scan], "site", "subject") == [every[3]]
+    assert visits_of(path, [every[3].scan], "site", "subject") == [replace(every[3], label="1")]
     with pytest.raises(CohortError, match="--site COLUMN"):
         visits_of(path, [], "centre", "subject")
     with pytest.raises(CohortError, match="says nothing of 1 of the scans"):
@@ -167,10 +167,15 @@ def test_without_sites_scans_are_harmonised_and_nobody_says_what_cannot_be_told(
     told = ran(capsys, "harmonize", *scans, "--model", model_file, "-o", tmp_path / "out")
     assert "No sites were given" in told["sites_before"]
     assert [read(name).geometry for name in told["scans"]] == [read(scan).geometry for scan in scans]
-    assert "Cannot be told" in Path(told["page"]).read_text(encoding="utf-8")
+    page = Path(told["page"]).read_text(encoding="utf-8")
+    assert "Cannot be told" in page
+    assert not any(scan.name in page for scan in scans), "scans are numbered"
     again = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     ran(capsys, "harmonize", *scans, "--model", model_file, "-o", tmp_path / "out")
     assert again == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    ran(capsys, "harmonize", *scans, "--names", "--model", model_file, "-o", tmp_path / "named")
+    page = (tmp_path / "named" / "harmonisation.html").read_text(encoding="utf-8")
+    assert all(str(scan) in page for scan in scans), "unless names are asked for"
 
 
 @pytest.mark.realdata

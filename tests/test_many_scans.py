@@ -104,3 +104,24 @@ def test_a_name_that_is_not_utf_8_is_escaped_in_tables_and_objects(batch, model_
     assert json.loads(said.out)["codes"][0]["scan"] == odd
     said.out.encode("utf-8")
     assert "caf\\udce9.nii.gz" in Path("codes.tsv").read_text(encoding="utf-8")
+
+
+def test_one_of_several_volumes_is_encoded_and_harmonized_but_a_series_of_one_folder_only(batch, model_file, capsys):
+    one = nibabel.load(batch[0])
+    nibabel.save(nibabel.Nifti1Image(np.stack([one.get_fdata() + 1, one.get_fdata()], 3), one.affine), "two.nii")
+    rows = [
+        json.loads(ended(capsys, "encode", *asked, "--model", model_file, "--json", code=0).out)["codes"]
+        for asked in ([batch[0]], ["two.nii", "--volume", 1])
+    ]
+    assert rows[0] == rows[1]
+    ended(capsys, "harmonize", "two.nii", "--volume", 1, "--model", model_file, "-o", "out.nii.gz", code=0)
+    for command in ("encode", "harmonize"):
+        said = ended(capsys, command, *batch[:2], "--series", 0, "--model", model_file, "-o", "out", code=2)
+        assert "counted anew in each folder" in said.err
+
+
+def test_a_result_whose_name_no_disk_takes_is_refused_before_anything_is_computed(batch, capsys):
+    scan = "x" * 247 + ".nii.gz"
+    for command in ("explain", "counterfactual"):
+        said = ended(capsys, command, scan, "--model", "gone", code=4).err
+        assert "a name has 255 at most" in said

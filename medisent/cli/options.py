@@ -30,6 +30,7 @@ VolumeNumber = Annotated[
 SeriesNumber = Annotated[
     int | None, typer.Option("--series", min=0, metavar="N", help="Which series of a DICOM folder, as listed.")
 ]
+Names = Annotated[bool, typer.Option("--names", help="Call each scan by its path, as typed; else by its number.")]
 MaxVoxels = Annotated[
     int | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from medisent.cli.options import (
     Json,
     MaxVoxels,
     ModelName,
+    Names,
     Quiet,
     Scan,
     Seed,
@@ -24,7 +26,7 @@ from medisent.cli.options import (
     chosen_device,
 )
 from medisent.cli.output import Output, end_after_result, printable, table
-from medisent.errors import MedisentError, UsageError
+from medisent.errors import MachineError, MedisentError, UsageError
 
 if TYPE_CHECKING:
     from medisent.models import Model
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from medisent.volumes import Volume
 
 _SUFFIXES = (".nii", ".gz", ".dcm", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr")
+_LONGEST_NAME = 255  # bytes
 _TOLD = 4  # refusals that are told one by one when many scans are
 
 Result = TypeVar("Result")
@@ -71,6 +74,8 @@ def explain(
 
     Reads the factors with intervals, maps where each acts, and writes counterfactual scans and a report.
     """
+    folder = out or Path(f"{stem(scan)}_medisent")
+    _refuse_long(folder)
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("reading")
@@ -78,7 +83,6 @@ def explain(
         image = _read(scan, output, volume, series, max_voxels)
         progress.stage("explaining")
         explanation = loaded.explain(image)
-        folder = out or Path(f"{stem(scan)}_medisent")
         progress.stage("writing")
         explanation.save(folder, dicom=dicom)
     readouts = explanation.factors
@@ -121,6 +125,7 @@ def counterfactual(
     target = out or Path(f"{stem(scan)}_counterfactual.nii.gz")
     if not target.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"-o is {target}, but a counterfactual is written as .nii or .nii.gz. Choose such a name.")
+    _refuse_long(target)
     from medisent.counterfactuals import counterfactual as edited_scan
     from medisent.counterfactuals import parse_wish
     from medisent.explanations import deriving
@@ -169,7 +174,10 @@ def harmonize(
         str, typer.Option("--subject", metavar="COLUMN", help="Its column with the people.")
     ] = "subject",
     always: Annotated[bool, typer.Option("--always", help="Harmonize even where sites do not differ.")] = False,
+    names: Names = False,
     model: ModelName = None,
+    volume: VolumeNumber = None,
+    series: SeriesNumber = None,
     max_voxels: MaxVoxels = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -188,12 +196,13 @@ def harmonize(
 
     if cohort is None and not scans:
         raise UsageError("No scan was named. Name scans, or a table of them with --cohort.")
-    visits = visits_of(cohort, scans or [], site, subject)
+    visits = visits_of(cohort, scans or [], site, subject, names=names)
+    _refuse_series(series, len(visits))
     single = out.name.endswith((".nii", ".nii.gz"))
     if single and len(visits) > 1:
         raise UsageError(f"-o is the file {out}, but there are {len(visits)} scans. Name a folder.")
-    names = [out.name if single else f"{stem(visit.scan)}_harmonized.nii.gz" for visit in visits]
-    if len(set(names)) < len(names):
+    files = [out.name if single else f"{stem(visit.scan)}_harmonized.nii.gz" for visit in visits]
+    if len(set(files)) < len(files):
         raise UsageError("Two of the scans have the same name, so one result would replace the other. Rename one.")
     output = Output(as_json, quiet)
     with output.progress() as progress:
@@ -201,9 +210,10 @@ def harmonize(
         loaded = _model(model, device, seed, output)
 
         def read(path: Path) -> Volume:
-            return _read(path, output, max_voxels=max_voxels)
+            return _read(path, output, volume, series, max_voxels)
 
-        harmonizing = Harmonizing(loaded.trained, visits, names, [read(path) for path in to or []], read, progress)
+        goals = [_read(path, output, max_voxels=max_voxels) for path in to or []]
+        harmonizing = Harmonizing(loaded.trained, visits, files, goals, read, progress)
         told, lines, failed = harmonizing.into(out.parent if single else out, seed, always=always, page=not single)
     output.result({"schema": 1, "out": out, **told, "failed": _told(failed)}, lines)
     _end(failed, len(visits))
@@ -215,9 +225,9 @@ def encode(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="codes.tsv", help="The table; else it is printed.")
     ] = None,
-    names: Annotated[
-        bool, typer.Option("--names", help="Name each row by its scan's path, as typed; else by its number.")
-    ] = False,
+    names: Names = False,
+    volume: VolumeNumber = None,
+    series: SeriesNumber = None,
     max_voxels: MaxVoxels = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -234,6 +244,7 @@ def encode(
 
     from medisent.files import write_text
 
+    _refuse_series(series, len(scans))
     output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("loading the model")
@@ -241,7 +252,7 @@ def encode(
         progress.stage("encoding", len(scans))
         done, failed = _each(
             scans,
-            lambda number: loaded.encode([_read(scans[number], output, max_voxels=max_voxels)]),
+            lambda number: loaded.encode([_read(scans[number], output, volume, series, max_voxels)]),
             progress,
         )
     codes = pd.concat(list(done.values()), ignore_index=True)
@@ -263,6 +274,24 @@ def stem(scan: Path) -> str:
     while Path(name).suffix.lower() in _SUFFIXES:
         name = Path(name).stem
     return name
+
+
+def _refuse_series(series: int | None, count: int) -> None:
+    if series is not None and count > 1:
+        raise UsageError(
+            f"--series was given with {count} scans, but series are counted anew in each folder. Name one scan."
+        )
+
+
+def _refuse_long(*targets: Path) -> None:
+    """Refuse names that no disk takes before anything is computed for them."""
+    for target in targets:
+        length = len(os.fsencode(target.name))
+        if length > _LONGEST_NAME:
+            raise MachineError(
+                f"The result would have a name of {length} bytes, {target.name[:20]}..., but a name has "
+                f"{_LONGEST_NAME} at most. Choose one: -o NAME."
+            )
 
 
 def _model(name: str | None, device: str, seed: int, output: Output) -> Model:

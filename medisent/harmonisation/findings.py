@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,13 @@ class Visit:
         scan: Where it is.
         site: Where it was made; empty is unknown.
         subject: Whose it is.
+        label: What outputs call it: its number in the order given, unless names were asked for.
     """
 
     scan: Path
     site: str
     subject: str
+    label: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,9 @@ def look(trained: Trained, scan: Volume, reading: Reading | None = None) -> Look
     return Look(sketch(scan.voxels), found.readouts, known(found), log_spread(trained, found))
 
 
-def visits_of(table: Path | None, scans: Sequence[Path], site: str, subject: str) -> list[Visit]:
+def visits_of(
+    table: Path | None, scans: Sequence[Path], site: str, subject: str, *, names: bool = False
+) -> list[Visit]:
     """The scans that were named, or all of a table, with what the table says of them.
 
     Arguments:
@@ -70,12 +74,16 @@ def visits_of(table: Path | None, scans: Sequence[Path], site: str, subject: str
         scans: Which of its scans; none is all.
         site: Its column with the sites.
         subject: Its column with the subjects; without it every scan is of another subject.
+        names: Label scans by their paths, as they were given; else by their numbers.
 
     Raises:
         CohortError: The table is none, lacks a column, or says nothing of a scan that was named.
     """
     if table is None:
-        return [Visit(scan, "", f"scan {number}") for number, scan in enumerate(scans)]
+        return [
+            Visit(scan, "", f"scan {number}", str(scan) if names else str(number))
+            for number, scan in enumerate(scans, 1)
+        ]
     rows = read_table(table)
     absent = [name for name in ("scan", site) if name not in rows.columns]
     if absent:
@@ -85,8 +93,8 @@ def visits_of(table: Path | None, scans: Sequence[Path], site: str, subject: str
         )
     people = list(rows[subject]) if subject in rows.columns else [f"row {i}" for i in range(len(rows))]
     every = [
-        Visit(table.parent / path, at.strip(), who)
-        for path, at, who in zip(rows["scan"], rows[site], people, strict=True)
+        Visit(table.parent / path, at.strip(), who, path if names else str(number))
+        for number, (path, at, who) in enumerate(zip(rows["scan"], rows[site], people, strict=True), 1)
     ]
     if not scans:
         return every
@@ -94,7 +102,10 @@ def visits_of(table: Path | None, scans: Sequence[Path], site: str, subject: str
     strangers = [scan for scan in scans if scan.resolve() not in of_scan]
     if strangers:
         raise CohortError(f"{table.name} says nothing of {len(strangers)} of the scans, such as {strangers[0].name}.")
-    return [of_scan[scan.resolve()] for scan in scans]
+    return [
+        replace(of_scan[scan.resolve()], label=str(scan) if names else str(number))
+        for number, scan in enumerate(scans, 1)
+    ]
 
 
 def tested(visits: Sequence[Visit], looks: Sequence[Look], seed: int) -> SiteTest | str:

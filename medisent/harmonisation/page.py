@@ -156,7 +156,7 @@ def _scans(findings: Findings) -> Columns:
             if after:
                 text += f" → {number(findings.after[i].readouts[name].estimate)}"
             cells.append(text)
-        rows.append((visit.scan.name, (visit.site or "–", *cells, "yes" if one.known else "no")))
+        rows.append((visit.label, (visit.site or "–", *cells, "yes" if one.known else "no")))
     return Columns(heads, rows)
 
 
@@ -170,7 +170,7 @@ def _pictures(findings: Findings, targets: Sequence[Path], read: Callable[[Path]
     pairs = []
     for number_, (i, path) in enumerate(zip(chosen, before, strict=True)):
         then = planes(read(after[number_]), window=two, height=190) if after else None
-        title = sites[i] or findings.visits[i].scan.name
+        title = sites[i] or f"Scan {findings.visits[i].label}"
         pairs.append(Pair(title, planes(read(path), window=one, height=190), then))
     said = f"All scans before: black {number(one.low)}, white {number(one.high)}"
     if after:
