@@ -135,6 +135,21 @@ def only_process(folder: Path, asked: str) -> Iterator[None]:
             yield
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process runs a block for a folder that is for one process at a time; see ``only_process``."""
+    try:
+        handle = os.open(folder / f"{_LOCK}-run", os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(handle)
+    return False
+
+
 def _guarded(path: Path) -> bool:
     """Whether a path lies in a folder that is being written whole."""
     return any(part.startswith(PARTIAL) for part in path.parts)

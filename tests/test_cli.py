@@ -24,7 +24,9 @@ from medisent.errors import GateError, MachineError, UsageError
 from medisent.evaluation import check_gate
 from medisent.progress import Progress, Silence
 
-COMMANDS = ("demo", "phantom", "init", "train", "evaluate", "explain", "counterfactual", "encode", "info", "check")
+COMMANDS = (
+    *("demo", "phantom", "init", "train", "runs", "evaluate", "explain", "counterfactual", "encode", "info", "check"),
+)
 HEAVY = ("torch", "monai", "numpy", "pandas", "scipy", "SimpleITK")
 
 
@@ -80,7 +82,7 @@ def test_every_command_is_described_in_one_uncut_line(capsys):
     assert "..." not in capsys.readouterr().out.split("Commands:")[1]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["--version"], ["runs", "."]])
 def test_help_imports_nothing_heavy_and_is_quick(arguments):
     code = (
         f"import sys\nfrom medisent.cli import main\nmain({arguments})\nprint([m for m in {HEAVY} if m in sys.modules])"

@@ -19,7 +19,7 @@ from medisent.cli.cohorts import init, phantom
 from medisent.cli.journey import demo
 from medisent.cli.machine import check, info
 from medisent.cli.output import refuse
-from medisent.cli.runs import evaluate, train
+from medisent.cli.runs import evaluate, runs, train
 from medisent.cli.scans import counterfactual, encode, explain, harmonize
 from medisent.errors import MachineError, MedisentError, UsageError
 
@@ -38,7 +38,10 @@ _READERS = ("pydicom", "highdicom", "nibabel", "nibabel.global", "SimpleITK")
 app = typer.Typer(
     name="medisent", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
 )  # fmt: skip
-for command in (demo, phantom, init, train, evaluate, explain, counterfactual, harmonize, encode, bench, info, check):
+_COMMANDS = (
+    *(demo, phantom, init, train, runs, evaluate, explain, counterfactual, harmonize, encode, bench, info, check),
+)
+for command in _COMMANDS:
     app.command()(command)
 
 

@@ -1,9 +1,10 @@
-"""Commands about a run: ``train`` makes one, ``evaluate`` measures it."""
+"""Commands about runs: ``train`` makes one, ``evaluate`` measures it, ``runs`` lists them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from medisent.errors import GateError
 
 if TYPE_CHECKING:
     from medisent.config import Gate, Study
+    from medisent.runs import Run
 
 Leakage = Mapping[str, Mapping[str, float]]
 """Block, factor, R2."""
@@ -121,6 +123,58 @@ def evaluate(
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     output.result(found, [*summary(found, model.study.gate), f"Report: {folder / 'evaluation.html'}"])
     _hold_gate(model.study, found)
+
+
+def runs(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="A folder that holds runs, or a run; else ./runs.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """List runs, the newest first.
+
+    Whether each is done, running, stopped or damaged, how far it has come, how well factors are read, what leaks most.
+    """
+    from medisent.runs import runs_in
+
+    usual = Path("runs")
+    found = runs_in(folder or usual) if folder or usual.is_dir() else []
+    listed = [{**vars(run), "when": _moment(run.when, "%Y-%m-%dT%H:%M:%S%z")} for run in found]
+    none = [f"There is no run in {folder or usual}. Make one with: medisent train STUDY.toml"]
+    Output(as_json, quiet).result({"schema": 1, "runs": listed}, runs_table(found) if found else none)
+
+
+def runs_table(found: Sequence[Run]) -> list[str]:
+    """Runs as a table, one line each."""
+    heads = ("run", "state", "steps", "minutes", "R2 of readouts", "largest leak", "on", "written", "cohort")
+    rows = [
+        (
+            run.name,
+            run.state,
+            str(run.steps),
+            f"{run.seconds / 60:.1f}",
+            _few({name: row.get("r2") for name, row in run.readout.items()}),
+            "-" if run.leak is None else f"{run.leak:.2f}",
+            f"{run.scans} {run.split}" if run.split else "-",
+            _moment(run.when, "%Y-%m-%d %H:%M"),
+            run.about or "-",
+        )
+        for run in found
+    ]
+    return table([heads, *rows])
+
+
+def _few(figures: Mapping[str, float | None], most: int = 3) -> str:
+    """The first figures with their names, and how many there are besides."""
+    shown = [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
+    more = [f"{len(shown) - most} more"] if len(shown) > most else []
+    return ", ".join([*shown[:most], *more]) or "-"
+
+
+def _moment(seconds: float, form: str) -> str:
+    return time.strftime(form, time.localtime(seconds))
 
 
 def summary(evaluation: Mapping[str, Any], gate: Gate | None = None) -> list[str]:
