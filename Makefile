@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTS ?=
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check site docs clean
 
 demo: $(INSTALLED)          ## the whole journey on a rendered cohort; ends with a report
 	$(BIN)/medisent demo --out demo
@@ -19,8 +19,10 @@ check: $(INSTALLED)         ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(INSTALLED)          ## the site, in build/docs; then what the documents show is run, and their links followed
+site: $(INSTALLED)          ## the documents as a site, in build/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env docs build/docs
+
+docs: site                  ## the site; then what the documents show is run, and their links followed
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_gallery.py -m "not gpu"
 
 clean:                      ## everything that can be made again, .venv too

@@ -191,16 +191,11 @@ def filled(text: str, page: Path) -> str:
             ``<!-- page: PATH -->`` for a file of the repository.
         page: Where the page is.
     """
-    text = re.sub(r"^\w+\*\n", _pages_that_are_there, text, flags=re.MULTILINE)
     text = re.sub(r"<!-- generated: (\S+) -->", lambda mark: _GENERATED[mark[1]](), text)
     if found := re.search(r"<!-- page: (\S+) -->", text):
         source = (page.parent / found[1]).resolve()
         return relinked(source.read_text(encoding="utf-8"), source, page)
     return relinked(text, page, page)
-
-
-def _pages_that_are_there(pattern: re.Match[str]) -> str:
-    return pattern[0] if any(_DOCS.glob(f"{pattern[0].strip()}.md")) else ""
 
 
 def relinked(text: str, source: Path, page: Path) -> str:
