@@ -194,6 +194,11 @@ def _card_lines(card: Mapping[str, Any], indent: str = "") -> list[str]:
         elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
             lines += [label, *(f"{indent}  - {item}" for item in value)]
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"{label} {shown}")
+            shown = ", ".join(map(_fact, value)) if isinstance(value, list) else _fact(value)
+            lines.append(f"{label} {shown}".rstrip())
     return lines
+
+
+def _fact(value: object) -> str:
+    """The value as text, a number with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
