@@ -197,9 +197,11 @@ def _finish(path: Path) -> None:
     new, moving, before = ready / "new", ready / "moving", ready / "before"
     if new.is_dir():
         record = path / (ready / "record").read_text(encoding="utf-8")
+        old = record if record.is_file() else before
+        gone = [*_unchanged(path, old, new / record.name), *_names(new)]  # before anything goes, since it takes longest
         if record.is_file():
             record.replace(before)
-        _remove(path, [*_unchanged(path, before, new / record.name), *_names(new)])
+        _remove(path, gone)
         new.rename(moving)
     if moving.is_dir():
         last = (ready / "record").read_text(encoding="utf-8")

@@ -26,9 +26,7 @@ class Server:
         pipe = subprocess.PIPE
         return cls(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
 
-    def begin(
-        self, cwd: Path, *arguments: object, log: str = "log", memory: int = 0, size: int = 0, user: int = 0
-    ) -> int:
+    def begin(self, cwd: Path, *arguments: object, log: str = "log", memory: int = 0, size: int = 0) -> int:
         """Begin a command and return its process; what it says goes into files LOG.out and LOG.err in the folder.
 
         Arguments:
@@ -37,10 +35,9 @@ class Server:
             log: See above.
             memory: Limit of the address space, in bytes, or none.
             size: Limit of the size of a file, in bytes, or none.
-            user: Who it becomes, or nobody else.
         """
         words = [str(argument) for argument in arguments]
-        task = {"cwd": str(cwd), "words": words, "log": log, "memory": memory, "size": size, "user": user}
+        task = {"cwd": str(cwd), "words": words, "log": log, "memory": memory, "size": size}
         return int(self._ask(task))
 
     def end(self, process: int) -> int:
@@ -54,8 +51,10 @@ class Server:
     def stop(self) -> None:
         """End the server."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait(60)
+        self.process.stdout.close()
 
     def _ask(self, task: dict[str, object]) -> str:
         assert self.process.stdin is not None
@@ -91,6 +90,7 @@ def run(task: dict[str, object]) -> None:
     from medisent.cli import main
 
     os.chdir(str(task["cwd"]))
+    os.environ["MEDISENT_CACHE"] = "cache"
     for number, name in ((1, "out"), (2, "err")):
         handle = os.open(f"{task['log']}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(handle, number)
@@ -98,9 +98,6 @@ def run(task: dict[str, object]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (int(task["memory"]), -1))
     if task["size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(task["size"]), -1))
-    if task["user"]:
-        os.setgroups([])
-        os.setuid(int(task["user"]))
     code = 1
     try:
         code = main(list(task["words"]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -20,11 +22,13 @@ from canaries import (
     mark_dicom,
     mark_nifti,
 )
+from forked import Server
 
 from medisent.cli import main
 from medisent.cohorts import read_table
 from medisent.phantoms import write_cohort
 
+DATA = Path(os.environ.get("MEDISENT_TEST_DATA", "/nonexistent"))
 WORDS = [*dicom_canaries(), *NIFTI_CANARIES]
 TYPED = [canary("folder"), canary("nifti file")]  # what a user types, a message may repeat
 UNTYPED = [word for word in WORDS if word not in TYPED]
@@ -144,3 +148,88 @@ def test_a_bug_while_reading_is_told_without_what_was_read(marked, model_file, p
 def test_the_canaries_are_dates_and_identifiers_as_scanners_write_them():
     assert all(len(date) == 8 for date in DATES.values())
     assert all(len(uid) > 30 for uid in UIDS.values())
+
+
+# Every command, each in a process of its own, on a whole cohort of marked scans
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    started = Server.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def cohort_of_marked(tmp_path_factory) -> Path:
+    """The table of ten people, whose names stand in their scans, in the table, and in the names of folders."""
+    root = tmp_path_factory.mktemp("people")
+    table = write_cohort(root / "plain", subjects=10, seed=3, spacing_mm=12.0, shape=(16, 16, 16), dicom=True)
+    rows = read_table(table)
+    for index in rows.index:
+        folder = mark_dicom(table.parent / rows["scan"][index], root / "marked" / f"{canary('parent')}_{index}")
+        rows.loc[index, "scan"] = str(folder)
+        rows.loc[index, "tumour_mask"] = str(table.parent / rows["tumour_mask"][index])
+        rows.loc[index, "subject"] = f"{canary('subject')}_{index}"
+    rows["comment"] = [f"{canary('comment')}_{index}" for index in rows.index]
+    rows = rows.drop(columns=["ventricle_mask"])
+    (root / "cohort.tsv").write_text(rows.to_csv(sep="\t", index=False))
+    return root / "cohort.tsv"
+
+
+@pytest.mark.slow
+def test_no_identifier_of_a_cohort_is_in_anything_that_any_command_writes_or_says(server, cohort_of_marked, tmp_path):
+    table, out = cohort_of_marked, tmp_path / "out"
+    out.mkdir()
+    scans, split = list(read_table(table)["scan"]), read_table(table)["split"][0]
+    damaged = broken(Path(scans[0]), tmp_path / "damaged", "truncated")
+    bad = table.with_name("bad.tsv")
+    bad.write_text(table.read_text().replace(scans[0], str(damaged)))
+
+    def run(*words: object, code: int = 0) -> None:
+        for debug in ([], ["--debug"]):
+            log = f"{words[0]}{code}{''.join(debug)}"
+            ended = server.run(out, *words, *debug, log=log)
+            assert ended == code, (words, (out / f"{log}.err").read_text())
+
+    assert server.run(out, "init", table, "-o", "study.toml", log="init") == 0
+    study = (out / "study.toml").read_text().replace("minutes = 5 ", "steps = 2  ")
+    (out / "study.toml").write_text(study)
+    run("train", "study.toml", "-o", "run")
+    run("evaluate", "run", "-o", "evaluation")
+    run("info", "run")
+    run("check")
+    run("explain", scans[0], "--model", "run", "-o", "explained")
+    run("counterfactual", scans[0], "--model", "run", "--set", "brightness*=1.01", "--extrapolate", "-o", "e.nii")
+    run("harmonize", scans[0], "--to", scans[1], "--model", "run", "-o", "harmonized.nii")
+    run("encode", *scans, "--model", "run", "-o", "codes.tsv", "--json")
+    run("init", bad, "-o", "bad.toml", code=3)
+    (out / "bad.toml").write_text(study.replace("cohort.tsv", "bad.tsv"))
+    run("train", "bad.toml", "-o", "never", code=3)
+    run("evaluate", "run", "--cohort", bad, "--split", split, "-o", "never", code=3)
+    for command in ("explain", "counterfactual", "harmonize", "encode"):
+        run(command, damaged, "--model", "run", "-o", "never.nii", code=3)
+    words = [*UNTYPED, *map(canary, ("subject", "comment"))]
+    paths = [canary("parent"), canary("folder")]
+    for log in (*out.glob("*.out"), *out.glob("*.err")):
+        assert found_in(log.read_bytes(), words) == [], log.name
+        log.unlink()
+    assert leaks(out, [*words, *paths]) == {}
+    assert (out / "run" / "checkpoint.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA.is_dir(), reason="MEDISENT_TEST_DATA names no folder")
+def test_no_identifier_of_a_real_series_is_in_what_commands_write_or_say(server, tmp_path):
+    folder = next((DATA / "pgbm_dicom").rglob("*T1post*"))
+    image = pydicom.dcmread(next(folder.rglob("*.dcm")), stop_before_pixels=True)
+    words = {str(e.value) for e in image.iterall() if e.VR in ("PN", "LO", "SH", "DA", "TM", "UI", "AE", "ST", "LT")}
+    standard = {str(uid) for uid in pydicom.uid.UID_dictionary}
+    telling = sorted(word for word in words - standard if len(word) >= 8)
+    assert len(telling) >= 10
+    for asked in (("encode", folder, "-o", "codes.tsv"), ("explain", folder, "-o", "explained")):
+        assert server.run(tmp_path, *asked, "--debug") == 0, (tmp_path / "log.err").read_text()
+        for log in ("log.out", "log.err"):
+            assert found_in((tmp_path / log).read_bytes(), telling) == []
+    assert leaks(tmp_path, telling) == {}

@@ -125,5 +125,6 @@ def _refusal_of(error: Exception) -> MedisentError | None:
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY_WORDS):
         return MachineError("There is not enough memory for this. Close other programs, or choose a smaller grid.")
     if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
-        return MachineError(f"The machine refused: {error.strerror}. Choose another place, or make room.")
+        what = error.filename if isinstance(error.filename, str) else "A file"
+        return MachineError(f"{what} cannot be used: {error.strerror}. Choose another place, or make room.")
     return None
