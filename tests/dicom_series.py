@@ -106,13 +106,15 @@ def enhanced(change: Callable[[Dataset], None] = lambda ds: None, times: int = 1
     return ds
 
 
-def at(z: int, name: str, value: object) -> Change:
-    """Set one element of one slice."""
-    return lambda here, ds: setattr(ds, name, value) if here == z else None
+def at(z: int, name: str | int, value: object) -> Change:
+    """Set one element of one slice; by its tag to any text, also where that makes no sense."""
+    return lambda here, ds: every(name, value)(here, ds) if here == z else None
 
 
-def every(name: str, value: object) -> Change:
-    """Set one element of all slices."""
+def every(name: str | int, value: object) -> Change:
+    """Set one element of all slices; by its tag to any text, also where that makes no sense."""
+    if isinstance(name, int):
+        return lambda z, ds: ds.add_new(name, "UT", value)
     return lambda z, ds: setattr(ds, name, value)
 
 

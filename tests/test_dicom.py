@@ -69,8 +69,45 @@ def test_whole_slopes_keep_integers(tmp_path):
 def test_what_hides_in_the_unused_bits_is_no_value(tmp_path):
     def overlay(z: int, ds: Dataset) -> None:
         ds.PixelData = (np.frombuffer(ds.PixelData, np.uint16) | 0x8000).tobytes()
+        ds.add_new(0x60000102, "US", 15)
 
     assert np.array_equal(formats.read(write_series(tmp_path / "series", overlay)).voxels, voxels())
+
+
+def test_values_with_and_without_their_sign_in_the_unused_bits_are_the_same(tmp_path):
+    truth = voxels().astype(int) - 2000
+
+    def signed(z: int, ds: Dataset) -> None:
+        unused = 0xF000 if z % 2 else 0
+        ds.PixelRepresentation = 1
+        ds.PixelData = np.where(truth < 0, truth & 0xFFF | unused, truth)[:, :, z].astype(np.uint16).T.tobytes()
+
+    assert np.array_equal(formats.read(write_series(tmp_path / "series", signed)).voxels, truth)
+
+
+def test_bytes_that_big_endian_scanners_store_in_words_are_read_in_their_order(tmp_path):
+    truth = voxels()[:5, :5] % 256  # an odd number of them
+
+    def words(z: int, ds: Dataset) -> None:
+        ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 5, 8, 8, 7
+        ds.PixelData = (
+            np.frombuffer(truth[:, :, z].T.astype(np.uint8).tobytes() + b"\0", np.uint16).byteswap().tobytes()
+        )
+        ds["PixelData"].VR, ds.file_meta.TransferSyntaxUID = "OW", ExplicitVRBigEndian
+
+    assert np.array_equal(formats.read(write_series(tmp_path / "series", words)).voxels, truth)
+
+
+def test_a_sign_that_the_header_denies_is_refused(tmp_path):
+    def negative(z: int, ds: Dataset) -> None:
+        plane = np.add.outer(np.arange(32), np.arange(40)).astype(np.int16) - 30 - z
+        ds.Columns, ds.Rows, ds.file_meta.TransferSyntaxUID = 40, 32, JPEG2000Lossless
+        ds.PixelData = encapsulate([encode_array(plane, 12, photometric_interpretation=2, use_mct=False)])
+        ds["PixelData"].is_undefined_length = True
+
+    with pytest.raises(FormatError, match="a sign that its header denies") as caught:
+        formats.read(write_series(tmp_path / "series", negative))
+    assert caught.value.code == "format.damaged"
 
 
 PACKED = [RLELossless, JPEGLSLossless, JPEG2000Lossless]

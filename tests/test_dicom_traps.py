@@ -141,7 +141,20 @@ FAULTS = {
     "table of values": (every("ModalityLUTSequence", [Dataset()]), "format.modality_lut", "through a table"),
     "frames without places": (every("NumberOfFrames", 2), "geometry.frames", "without the place of each"),
     "slope of 0": (every("RescaleSlope", 0), "format.damaged", "by 0"),
+    "slope that is no number": (at(2, 0x00281053, "nan"), "format.damaged", "no number"),
+    "place that is no number": (every(0x00200032, "1_0\\2\\3"), "geometry.no_position", "image without position"),
+    "more pixels than declared": (lambda z, ds: setattr(ds, "PixelData", ds.PixelData * 2), "format.damaged", "more"),
+    "fewer rows than stored": (every("Rows", 4), "format.damaged", "more pixels than its header declares"),
+    "half the bits": (lambda z, ds: bits(ds, 8, 8, 7), "format.damaged", "more pixels than its header declares"),
+    "values beyond the bits that count": (lambda z, ds: bits(ds, 16, 10, 9), "format.bits", "more than the 10 bits"),
+    "values below the bits that count": (lambda z, ds: bits(ds, 16, 12, 15), "format.bits", "more than the 12 bits"),
+    "a highest bit among the others": (lambda z, ds: bits(ds, 16, 12, 7), "format.bits", "number of bits"),
+    "a negative spacing": (every(0x00280030, "-1.1\\0.9"), "geometry.axes", "impossible"),
 }
+
+
+def bits(ds: Dataset, allocated: int, stored: int, high: int) -> None:
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = allocated, stored, high
 
 
 def crop(ds: Dataset) -> None:
@@ -162,7 +175,8 @@ def test_a_fault_is_refused_by_its_name_and_tells_nobody_who_was_scanned(tmp_pat
 def mixed(folder: Path, *changes: Change, same_series: bool = False) -> Path:
     """Several series below one folder, each its own picture."""
     for seed, change in enumerate(changes):
-        own = both(lambda z, ds, seed=seed: setattr(ds, "SeriesNumber", seed + 1), change)
+        number = 1 if same_series else seed + 1
+        own = both(lambda z, ds, number=number: setattr(ds, "SeriesNumber", number), change)
         write_series(folder / f"{seed}", own, seed, uid=0 if same_series else None)
     return folder
 
@@ -223,6 +237,24 @@ AMBIGUOUS = {
         "2 kinds",
     ),
     "both have gaps": ((drop(2), drop(3)), False, "geometry.gap", "holds 2 series"),
+    "one identifier for two series": (
+        (every("SeriesNumber", 4), both(every("SeriesNumber", 5), shift(lambda z: 1.5 * NORMAL))),
+        True,
+        "format.several_series",
+        "holds 2 series",
+    ),
+    "one series of two settings between each other": (
+        (every("RepetitionTime", 500), both(every("RepetitionTime", 9000), shift(lambda z: 1.5 * NORMAL))),
+        True,
+        "geometry.4d",
+        "2 kinds",
+    ),
+    "one series of two settings above each other": (
+        (every("InversionTime", 0), both(every("InversionTime", 2500), shift(lambda z: 24 * NORMAL))),
+        True,
+        "geometry.4d",
+        "2 kinds",
+    ),
 }
 
 
@@ -279,6 +311,54 @@ def test_time_points_that_nothing_tells_apart_are_refused(tmp_path):
     with pytest.raises(MedisentError, match="nothing in them tells") as caught:
         formats.read(folder, volume=0)
     assert caught.value.code == "geometry.4d"
+
+
+def test_volumes_of_mixed_b_values_are_refused(tmp_path):
+    def turn(t: int) -> Change:
+        def change(z: int, ds: Dataset) -> None:
+            ds.InstanceNumber, ds.DiffusionBValue = 3 * z + (t + z) % 3, 1000.0 * (t > 0)
+
+        return change
+
+    folder = mixed(tmp_path / "study", *map(turn, range(3)), same_series=True)
+    with pytest.raises(MedisentError, match="nothing in them tells"):
+        formats.read(folder, volume=0)
+
+
+SAID = {
+    "every second slice missing": (
+        both(every("SpacingBetweenSlices", 3.0), drop(1, 3, 5, 7)),
+        "The header tells of 3.00 mm from slice to slice, their places of 6.00 mm",
+    ),
+    "the last slices missing": (
+        both(every("ImagesInAcquisition", 8), drop(6, 7)),
+        "The header counts 8 images, of which 6 are here",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_slices_that_are_missing_without_a_gap_are_said_to_be(tmp_path, name):
+    change, words = SAID[name]
+    volume = formats.read(write_series(tmp_path / "series", change))
+    assert wrongs(volume, tmp_path / "series") == []
+    assert len(volume.remarks) == 1
+    assert volume.remarks[0].startswith(words)
+
+
+@pytest.mark.parametrize("left", [0, 100, -1])
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_a_file_of_the_series_that_is_no_dicom_any_more_is_refused(tmp_path, left, ending):
+    folder = write_series(tmp_path / "series")
+    for file in sorted(folder.iterdir()):
+        file.rename(file.with_suffix(ending))
+    (folder / "._0-1.dcm").write_bytes(bytes(500))  # what macOS keeps beside a file
+    assert np.array_equal(formats.read(folder).voxels, voxels())
+    for file in sorted(folder.iterdir())[-1:]:
+        file.write_bytes(file.read_bytes()[:left] if left >= 0 else bytes(1000))
+    with pytest.raises(FormatError, match="named as DICOM files are, but is none any more") as caught:
+        formats.read(folder)
+    assert caught.value.code == "format.damaged"
 
 
 def test_exact_copies_are_passed_over_and_said(tmp_path):

@@ -58,7 +58,13 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
     elsewhere = (
         (f"{len(stock.damaged)} damaged DICOM files in other folders are passed over.",) if stock.damaged else ()
     )
-    remarks = (*choice.remarks, *verdict.remarks, *_about_values(candidate), *elsewhere)
+    remarks = (
+        *choice.remarks,
+        *verdict.remarks,
+        *_about_count(stock, candidate),
+        *_about_values(candidate),
+        *elsewhere,
+    )
     try:
         voxels = assembled(frames, path, max_voxels)
     except UnreadableError as error:
@@ -109,6 +115,16 @@ def _source(frames: Sequence[Frame]) -> Source:
 
 def _lossy(frames: Sequence[Frame]) -> bool:
     return any(frame.image.file.elements.text("LossyImageCompression") == "01" for frame in frames)
+
+
+def _about_count(stock: Inventory, candidate: Candidate) -> tuple[str, ...]:
+    """A sentence where the header counts more images than there are: places alone do not tell of missing ends."""
+    elements, series = candidate.image.file.elements, candidate.image.alike
+    told = int(elements.decimal("ImagesInAcquisition") or 0) or next(iter(elements.shorts("NumberOfSlices")), 0)
+    found = sum(len(other.frames) for other in stock.candidates if other.image.alike == series)
+    if told <= found:
+        return ()
+    return (f"The header counts {told} images, of which {found} are here: slices may be missing at the ends.",)
 
 
 def _about_values(candidate: Candidate) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ def _sound(candidate: Candidate, path: Path) -> Candidate:
 
 
 def _count(candidates: Sequence[Candidate]) -> str:
-    if len({c.image.series for c in candidates}) == 1 and len(candidates) > 1:
+    if len({c.image.alike for c in candidates}) == 1 and len(candidates) > 1:
         return f"{len(candidates)} kinds of images in one series"
     return f"{len(candidates)} series"
 
@@ -141,7 +141,7 @@ def _table_fault(candidates: Sequence[Candidate]) -> Fault:
     shared = faults.pop() if len(faults) == 1 else None
     if shared is not None:
         return shared
-    if len({c.image.series for c in candidates}) > 1:
+    if len({c.image.alike for c in candidates}) > 1:
         return Fault.SEVERAL_SERIES
     directions = {tuple(round(n, 2) for n in c.frames[0].axes or ()) for c in candidates}
     return Fault.ORIENTATION if len(directions) > 1 else Fault.FOUR_D

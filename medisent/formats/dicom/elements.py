@@ -48,8 +48,11 @@ class Elements(NamedTuple):
 
     def decimals(self, keyword: str) -> tuple[float, ...] | None:
         """Numbers that are written as text; None where there are none, or where one is no number."""
+        texts = self.texts(keyword)
+        if any("_" in text for text in texts):  # which Python allows within numbers
+            return None
         try:
-            return tuple(float(part) for part in self.texts(keyword)) or None
+            return tuple(float(text) for text in texts) or None
         except ValueError:
             return None
 
@@ -91,6 +94,7 @@ class File:
         elements: Its wanted elements.
         pixels: Tag, offset and length in bytes of its pixels; the length is None where they are in fragments.
         deflated: Where the deflated part of the file begins; offsets are those within it once it is inflated.
+        swapped: Whether the bytes of the pixels come in pairs of which the second is first.
     """
 
     path: Path
@@ -98,10 +102,13 @@ class File:
     elements: Elements
     pixels: tuple[int, int, int | None] | None
     deflated: int | None = None
+    swapped: bool = False
 
 
 _PRIVATE = {"MosaicCreator": 0x00190010, "MosaicImages": 0x0019100A, "CsaCreator": 0x00290010, "CsaHeader": 0x00291010}
 _PRIVATE |= {"SiemensBValue": 0x0019100C, "GEComponent": 0x0043102F, "PhilipsBValue": 0x20011003}
+OVERLAYS = tuple(f"OverlayBitPosition{n}" for n in range(16))  # the groups of overlays repeat
+_PRIVATE |= {name: 0x60000102 + n * 0x20000 for n, name in enumerate(OVERLAYS)}
 _TAGS: dict[str, int] = dict(_PRIVATE)
 
 
@@ -175,7 +182,7 @@ def _parsed(path: Path, data: bytes, size: int, wanted: frozenset[int]) -> File:
     explicit = data[at + 4 : at + 6] in _SHORT or data[at + 4 : at + 6] in _LONG
     walk = _Walk(data, size, order, wanted)
     elements, _ = walk.dataset(at, size, explicit, 0)
-    return File(path, syntax, elements, walk.pixels, deflated)
+    return File(path, syntax, elements, walk.pixels, deflated, walk.swapped)
 
 
 def inflated(data: bytes, most: int = _LARGEST) -> bytes:
@@ -221,6 +228,7 @@ class _Walk:
     def __init__(self, data: bytes, size: int, order: str, wanted: frozenset[int]) -> None:
         self.data, self.size, self.order, self.wanted = data, size, order, wanted
         self.pixels: tuple[int, int, int | None] | None = None
+        self.swapped = False
         self._explicit, self._implicit = struct.Struct(order + "HH2sH"), struct.Struct(order + "HHL")
         self._mark = b"\xff\xfe\xe0\x00" if order == ">" else b"\xfe\xff\x00\xe0"
 
@@ -248,6 +256,7 @@ class _Walk:
                 length, kind = self._implicit.unpack_from(data, at - 8)[2], b""
             if number in _PIXELS and depth == 0:
                 self.pixels = (number, at, None if length == _UNDEFINED else length)
+                self.swapped = self.order == ">" and kind == b"OW"
                 break
             if length == _UNDEFINED and kind in _FRAGMENTED:
                 at = self._past_fragments(at)

@@ -11,8 +11,7 @@ import numpy as np
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
-from medisent.errors import FormatError
-from medisent.formats.dicom.elements import Elements, File, read_elements, tags
+from medisent.formats.dicom.elements import OVERLAYS, Elements, File, read_elements, tags
 from medisent.formats.dicom.faults import Fault
 
 Numbers = tuple[float, ...]
@@ -23,6 +22,8 @@ WANTED = tags(
         *("SeriesNumber", "SeriesDescription", "ProtocolName", "InstanceNumber", "AcquisitionNumber"),
         *("TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "EchoTime", "EchoNumbers"),
         *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices"),
+        *("ImagesInAcquisition", "NumberOfSlices"),
+        *("RepetitionTime", "InversionTime", "FlipAngle", "ScanningSequence", "ConvolutionKernel"),
         *("FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression", "Units"),
         *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "ComplexImageComponent", "FrameType"),
@@ -32,9 +33,13 @@ WANTED = tags(
         *("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence", "DimensionIndexValues"),
         *("DimensionIndexSequence", "DimensionIndexPointer", "FrameAcquisitionNumber"),
         *("MosaicCreator", "MosaicImages", "CsaCreator", "CsaHeader", "SiemensBValue", "PhilipsBValue", "GEComponent"),
+        *OVERLAYS,
     ]
 )
 _COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}
+# Of every image of a series, equal by the standard; identifiers alone are at times given to a whole study.
+_ALIKE = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription", "ProtocolName")
+_SETTINGS = ("RepetitionTime", "InversionTime", "FlipAngle", "ScanningSequence", "ConvolutionKernel")
 _ALONG_THE_STACK = ((0x0020, 0x9057), (0x0020, 0x0032))  # dimensions that count places: the others tell volumes apart
 
 
@@ -50,6 +55,7 @@ class Layout:
         stored: Bits that count.
         high: The highest bit that counts.
         signed: Whether they hold a sign.
+        overlays: The bits beyond those that hold overlays, as a mask.
     """
 
     rows: int
@@ -59,6 +65,7 @@ class Layout:
     stored: int
     high: int
     signed: bool
+    overlays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,9 @@ class Image:
     Attributes:
         file: Its path, elements, and where its pixels are.
         layout: How its values are stored; None where nothing is.
-        series: What only images of one series have in common. It is compared, never shown.
+        series: The identifiers of study and series.
+        alike: What only images of one series have in common. It is compared, never shown.
+        settings: How the scanner was set; one series may have several.
         number: The series' number.
         modality: Two letters, such as MR.
         instance: The number of the file in its series.
@@ -95,6 +104,8 @@ class Image:
     file: File
     layout: Layout | None
     series: tuple[str, str]
+    alike: tuple[str, ...]
+    settings: tuple[str, ...]
     number: int
     modality: str
     instance: int
@@ -114,6 +125,7 @@ class Frame:
         position: Centre of the first voxel in mm, LPS+.
         axes: Directions along a row and along a column, LPS+.
         spacing: Distance of rows and of columns in mm.
+        apart: Distance to the next slice in mm, as the header tells it; where slices lie is told by their positions.
         rescale: What a stored value is multiplied by, and what is then added.
         kind: Which picture of its place it is.
         stack: The name of the stack it is of, or its frame of reference.
@@ -128,6 +140,7 @@ class Frame:
     position: Numbers | None
     axes: Numbers | None
     spacing: Numbers | None
+    apart: float | None
     rescale: tuple[float, float]
     kind: Kind
     stack: tuple[str, str]
@@ -139,8 +152,8 @@ class Frame:
         return self.spacing or (0.0, 0.0)
 
 
-def read_frames(path: Path) -> tuple[Image, list[Frame]] | None:
-    """The images of a file, pixels unread; None where it is no DICOM file or holds nothing that is an image.
+def read_frames(path: Path) -> list[Frame] | None:
+    """The images of a file, pixels unread; None where it is no DICOM file.
 
     Raises:
         UnreadableError: The file is damaged.
@@ -150,15 +163,15 @@ def read_frames(path: Path) -> tuple[Image, list[Frame]] | None:
         return None
     image = _image(file)
     if image is None:
-        return None
+        return []
     if image.fault is not None or image.layout is None:
-        return image, [_plain(image, 0)]
+        return [_plain(image, 0)]
     elements = file.elements
     if elements.items.get(_PER_FRAME):
-        return image, _enhanced(image)
+        return _enhanced(image)
     if "MOSAIC" in elements.texts("ImageType"):
-        return image, _mosaic(image)
-    return image, [_plain(image, index) for index in range(image.layout.frames)]
+        return _mosaic(image)
+    return [_plain(image, index) for index in range(image.layout.frames)]
 
 
 (_PER_FRAME,) = tags(["PerFrameFunctionalGroupsSequence"])
@@ -176,6 +189,8 @@ def _image(file: File) -> Image | None:
         file=file,
         layout=layout,
         series=(elements.text("StudyInstanceUID"), elements.text("SeriesInstanceUID")),
+        alike=tuple(elements.text(name) for name in _ALIKE),
+        settings=tuple(_roughly(elements.text(name)) for name in _SETTINGS),
         number=_whole(elements.decimal("SeriesNumber")),
         modality=modality if len(modality) == 2 and modality.isalpha() else "??",
         instance=_whole(elements.decimal("InstanceNumber")),
@@ -201,6 +216,7 @@ def _layout(elements: Elements, rows: int, columns: int) -> Layout | None:
         stored=stored,
         high=next(iter(elements.shorts("HighBit")), stored - 1),
         signed=next(iter(elements.shorts("PixelRepresentation")), 0) == 1,
+        overlays=sum({1 << number % 64 for name in OVERLAYS for number in elements.shorts(name)[:1]}),
     )
 
 
@@ -212,7 +228,7 @@ def _fault(file: File, layout: Layout | None) -> Fault | None:
         return Fault.RGB
     if elements.items.get(_LUT):
         return Fault.MODALITY_LUT
-    if layout.allocated not in (8, 16, 32, 64) or not 0 < layout.stored <= layout.allocated > layout.high:
+    if layout.allocated not in (8, 16, 32, 64) or not 0 < layout.stored <= layout.high + 1 <= layout.allocated:
         return Fault.BITS
     per_frame = elements.items.get(_PER_FRAME)
     if (layout.frames > 1 or per_frame) and len(per_frame or ()) != layout.frames:
@@ -240,6 +256,7 @@ def _plain(image: Image, index: int) -> Frame:
         position=elements.decimals("ImagePositionPatient"),
         axes=elements.decimals("ImageOrientationPatient"),
         spacing=elements.decimals("PixelSpacing"),
+        apart=elements.decimal("SpacingBetweenSlices"),
         rescale=_rescale(elements),
         kind=kind,
         stack=("", elements.text("FrameOfReferenceUID")),
@@ -266,12 +283,14 @@ def _enhanced(image: Image) -> list[Frame]:
         kind = groups.of("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
         echo = groups.of("MREchoSequence").doubles("EffectiveEchoTime")
         frame = _plain(image, index)
+        measures = groups.of("PixelMeasuresSequence")
         frames.append(
             replace(
                 frame,
                 position=groups.of("PlanePositionSequence").decimals("ImagePositionPatient"),
                 axes=groups.of("PlaneOrientationSequence").decimals("ImageOrientationPatient"),
-                spacing=groups.of("PixelMeasuresSequence").decimals("PixelSpacing"),
+                spacing=measures.decimals("PixelSpacing"),
+                apart=measures.decimal("SpacingBetweenSlices"),
                 rescale=_rescale(groups.of("PixelValueTransformationSequence")),
                 kind=Kind(
                     image_type=kind.texts("FrameType") or frame.kind.image_type,
@@ -389,18 +408,20 @@ def _component(kind: Elements, header: Elements) -> str:
 
 
 def _rescale(elements: Elements) -> tuple[float, float]:
-    """Slope and intercept, 1 and 0 where there are none.
-
-    Raises:
-        FormatError: One is there but is no number.
-    """
+    """Slope and intercept, 1 and 0 where there are none; NaN where one is there but is no number."""
     found = []
     for keyword, otherwise in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         number = elements.decimal(keyword) if elements.texts(keyword) else otherwise
-        if number is None or not math.isfinite(number):
-            raise FormatError("An image's rescale slope or intercept is no number. Export the series again.")
-        found.append(number)
+        found.append(math.nan if number is None else number)
     return found[0], found[1]
+
+
+def _roughly(text: str) -> str:
+    """A number to three digits, or a text as it is."""
+    try:
+        return f"{float(text):.3g}"
+    except ValueError:
+        return text
 
 
 def _whole(number: float | None, otherwise: int = 0) -> int:

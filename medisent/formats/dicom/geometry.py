@@ -62,13 +62,23 @@ def judge(frames: Sequence[Frame]) -> Verdict:
             Fault.DUPLICATE,
             f"has slices of one height that lie up to {beside:.2f} mm beside each other. Give one of them.",
         )
-    remarks = stepped.remarks
+    remarks = (*stepped.remarks, *_told_otherwise(first, float(stepped.affine[:3, 2] @ normal)))
     if np.abs(axes - axes[0]).max() > _NEARLY:
         remarks = (*remarks, "The slices' directions differ a little; those of the first are used.")
     lps = stepped.affine
     lps[:3, 0], lps[:3, 1], lps[:3, 3] = row * first.spacing_mm[1], column * first.spacing_mm[0], positions[order[0, 0]]
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
     return Verdict("warned" if remarks else "ok", stepped.fault, "", remarks, order, affine)
+
+
+def _told_otherwise(frame: Frame, distance: float) -> tuple[str, ...]:
+    """A sentence where there is room for slices between the slices by what the header tells of their distance."""
+    if frame.apart is None or not 0 < abs(frame.apart) * _MISSING < distance:
+        return ()
+    return (
+        f"The header tells of {abs(frame.apart):.2f} mm from slice to slice, their places of {distance:.2f} mm, which "
+        "are used; slices may be missing.",
+    )
 
 
 def _each_alone(frames: Sequence[Frame]) -> Verdict | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from medisent.formats.dicom.pixels import equal_pixels
 
 _MAX_FILES = 100_000
 _PARALLEL = 1e-3  # as in geometry: directions that count as one
+_TIME, _B_VALUE = 0, 2  # of a frame's moments
 _MOST_COPIES = 2000  # images that are compared byte for byte
 
 
@@ -73,21 +75,40 @@ def take_stock(path: Path) -> Inventory:
         FormatError: There are too many files.
     """
     frames: list[Frame] = []
-    broken = []
+    broken, others, names = [], [], set()
     for file in [path] if path.is_file() else _files(path):
         try:
-            frames += _frames(file)
+            found = _frames(file)
         except UnreadableError as error:
             broken.append((file.parent, error.words))
+            continue
+        if found is None:
+            others.append(file)
+        else:
+            frames += found
+            names.add(_form(file))
+    broken += [(file.parent, _NO_MORE) for file in others if _form(file) in names or _is_named_dicom(file)]
     return Inventory(_candidates(frames), tuple(broken))
 
 
-def _frames(file: Path) -> list[Frame]:
+_NO_MORE = "is named as DICOM files are, but is none any more: it is damaged. Copy or export it again."
+
+
+def _frames(file: Path) -> list[Frame] | None:
     try:
-        found = read_frames(file)
+        return read_frames(file)
     except (ValueError, ArithmeticError, LookupError, struct.error) as error:
         raise UnreadableError from error
-    return found[1] if found else []
+
+
+def _form(file: Path) -> tuple[Path, str]:
+    """What the names of the files of one series have in common: all but their digits."""
+    return file.parent, re.sub(r"[0-9]+", "0", file.name)
+
+
+def _is_named_dicom(file: Path) -> bool:
+    """Whether a file's name says DICOM; those that begin with a dot are what macOS keeps beside a file."""
+    return file.suffix.lower() in (".dcm", ".ima") and not file.name.startswith(".")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -106,7 +127,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _candidates(frames: Sequence[Frame]) -> tuple[Candidate, ...]:
     found = []
-    for picture in _grouped(frames, lambda f: (f.image.series, f.image.modality, replace(f.kind, image_type=()))):
+    for picture in _grouped(frames, lambda f: (f.image.alike, replace(f.kind, image_type=()))):
         parts = [picture]
         if judge(picture).refused or _volumes_of(picture) > 1:
             parts = _grouped(picture, lambda f: f.kind.image_type)
@@ -140,6 +161,9 @@ def _settled(frames: Sequence[Frame]) -> list[Candidate]:
     if verdict.fault is Fault.DUPLICATE:
         return _split(frames, verdict, _grouped(frames, lambda f: f.moments[1]))
     order = verdict.order
+    if order is not None and len(order) == 1:  # not of time points, which settings may tell apart
+        parts = _split(frames, verdict, _grouped(frames, lambda f: f.image.settings))
+        return parts if len(parts) > 1 else [Candidate(tuple(frames), verdict, order)]
     if order is not None and (volumes := len(order)) > 1:
         order = in_time(frames, order)
         if order is None:
@@ -216,8 +240,23 @@ def in_time(
     """The same volumes, each of images that belong together, by the first of their moments that tells them apart.
 
     None where nothing does: neither time, acquisition, b-value, trigger and dimension, nor an order of their numbers
-    that goes place by place or volume by volume.
+    that goes place by place or volume by volume; and where a volume would have images of different times or b-values.
     """
+    found = _by_moment(frames, order)
+    found = _by_number(frames, order) if found is None else found
+    if found is None:
+        return None
+    for kind in (_TIME, _B_VALUE):
+        told = [[frames[index].moments[kind] for index in volume] for volume in found]
+        known = all(moment is not None for volume in told for moment in volume)
+        if known and any(len(set(volume)) > 1 for volume in told):
+            return None
+    return found
+
+
+def _by_moment(
+    frames: Sequence[Frame], order: Integer[np.ndarray, "volumes places"]
+) -> Integer[np.ndarray, "volumes places"] | None:
     for kind in range(len(frames[0].moments)):
         moments = [[frames[index].moments[kind] for index in place] for place in order.T]
         if any(moment is None for place in moments for moment in place):
@@ -226,7 +265,7 @@ def in_time(
         values = [[place[n] for n in rank] for place, rank in zip(moments, ranks, strict=True)]
         if len(set(values[0])) == len(values[0]) and all(place == values[0] for place in values):
             return np.stack([place[rank] for place, rank in zip(order.T, ranks, strict=True)], axis=1)
-    return _by_number(frames, order)
+    return None
 
 
 def _by_number(

@@ -50,6 +50,8 @@ PACKED = frozenset(
 _ITEM, _ENDS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _FLOATS = {0x7FE00008: "f4", 0x7FE00009: "f8"}
 _AT_MOST = 1 << 33  # bytes of one file inflated
+_PADDING = 4096  # zeros after the pixels that are still taken for padding
+_CODESTREAM, _SIGN = b"\xff\x4f\xff\x51", 42  # how one of JPEG 2000 begins, and where it tells of a sign
 
 
 def assembled(frames: Sequence[Frame], path: Path, max_voxels: int) -> Num[np.ndarray, "x y z"]:
@@ -111,7 +113,7 @@ def _planes(frames: Sequence[Frame], path: Path, max_voxels: int) -> list[Num[np
         key = id(frame.image.file)
         if last is None or last[:2] != (key, frame.index):
             stored = unpacked[key][frame.index] if key in unpacked else _plain(frame)
-            last = (key, frame.index, _within_bits(stored, frame.image))
+            last = (key, frame.index, _within_bits(stored, frame.image.layout, path))
         row, column = frame.corner
         planes.append(last[2][row : row + frame.rows, column : column + frame.columns])
     return planes
@@ -126,18 +128,31 @@ def _plain(frame: Frame) -> Num[np.ndarray, "rows columns"]:
     order = ">" if file.syntax == ExplicitVRBigEndian else "<"
     dtype = np.dtype(order + _FLOATS.get(tag, f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"))
     size = layout.rows * layout.columns * dtype.itemsize
-    start = offset + frame.index * size
-    if length is None or (frame.index + 1) * size > length:
+    start = frame.index * size
+    if length is None or start + size > length:
         raise UnreadableError
-    if file.syntax == DeflatedExplicitVRLittleEndian:
-        data = _pixel_bytes(frame.image)[frame.index * size :][:size]
+    if file.swapped and dtype.itemsize == 1:
+        data = (
+            np.frombuffer(_pixel_bytes(frame.image)[: length // 2 * 2], np.uint16).byteswap().tobytes()[start:][:size]
+        )
+    elif file.syntax == DeflatedExplicitVRLittleEndian:
+        data = _pixel_bytes(frame.image)[start:][:size]
     else:
         with file.path.open("rb", buffering=0) as opened:
-            data = os.pread(opened.fileno(), size, start)
+            data = os.pread(opened.fileno(), size, offset + start)
     if len(data) < size:
         raise UnreadableError
+    if _holds_more(frame.image, size * layout.frames, length):
+        raise UnreadableError("has more pixels than its header declares. Its header is false: export it again.")
     values = np.frombuffer(data, dtype).reshape(layout.rows, layout.columns)
     return values if dtype.isnative else values.astype(dtype.newbyteorder("="))
+
+
+def _holds_more(image: Image, wanted: int, length: int) -> bool:
+    """Whether there are more pixels than the header declares, beyond a little padding: then any of it may be false."""
+    if length <= wanted + 1:
+        return False
+    return length > wanted + _PADDING or any(_pixel_bytes(image)[wanted:])
 
 
 def _pixel_bytes(image: Image) -> bytes:
@@ -164,14 +179,30 @@ def _fragments_end(data: bytes) -> int:
     return at
 
 
-def _within_bits(pixels: Num[np.ndarray, "rows columns"], image: Image) -> Num[np.ndarray, "rows columns"]:
-    """The values without what some scanners keep in the bits above or below the stored ones."""
-    layout = image.layout
-    if layout is None or pixels.dtype.kind == "f" or layout.stored >= pixels.dtype.itemsize * 8:
+def _within_bits(
+    pixels: Num[np.ndarray, "rows columns"], layout: Layout | None, path: Path
+) -> Num[np.ndarray, "rows columns"]:
+    """The values without what some scanners keep in the bits above or below the stored ones.
+
+    Raises:
+        FormatError: There is something in them that the header does not tell of, so that values may have been cut.
+    """
+    width = pixels.dtype.itemsize * 8
+    if layout is None or pixels.dtype.kind == "f" or layout.stored >= width:
         return pixels
-    above = pixels.dtype.itemsize * 8 - 1 - layout.high
     below = layout.high + 1 - layout.stored
-    shifted: np.ndarray = (pixels << above) >> (above + below)
+    signed = pixels.dtype.kind == "i"
+    low, high = (-(1 << layout.stored - 1), (1 << layout.stored - 1) - 1) if signed else (0, (1 << layout.stored) - 1)
+    if not below and low <= pixels.min() and pixels.max() <= high:
+        return pixels
+    told = layout.overlays | (1 << layout.high + 1) - (1 << below)
+    bits = pixels.view(f"u{pixels.dtype.itemsize}")
+    shifted: np.ndarray = (pixels << width - 1 - layout.high) >> width - layout.stored
+    extended = shifted << below == pixels  # a negative value's sign goes on above it
+    if np.any(bits[~extended] & np.array(~told % (1 << width), bits.dtype)):
+        raise Fault.BITS.refusal(
+            path, f"has values of more than the {layout.stored} bits that its header tells of. Export it again."
+        )
     return shifted
 
 
@@ -215,8 +246,19 @@ def _by_gdcm(images: Sequence[Image], max_voxels: int) -> list[Integer[np.ndarra
         pixels = result.voxels.transpose(2, 1, 0)
         if pixels.shape != (layout.frames, layout.rows, layout.columns):
             raise UnreadableError
+        if _hides_sign(image):
+            raise UnreadableError("has pixels with a sign that its header denies. Export it again.")
         found.append(pixels)
     return found
+
+
+def _hides_sign(image: Image) -> bool:
+    """Whether JPEG 2000 has values with a sign, of which the header says that they have none."""
+    if image.layout is None or image.layout.signed or image.file.syntax not in (JPEG2000, JPEG2000Lossless):
+        return False
+    data = _pixel_bytes(image)
+    begins = data.find(_CODESTREAM)
+    return begins < 0 or data[begins + _SIGN :][:1] >= b"\x80"
 
 
 def _pixels_alone(image: Image) -> Dataset:
