@@ -174,3 +174,60 @@ def test_the_child_imports_nothing_of_medisent():
     code = f"{CHILD}print([m for m in sys.modules if m.startswith('medisent')])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+BEHIND = [("endian", "byte skip: 4\nendian", nrrd), ("LOCAL", "data.raw", meta)]
+
+
+@pytest.mark.parametrize(("old", "new", "made"), BEHIND, ids=["nrrd", "meta"])
+def test_what_stands_before_the_voxels_is_passed_over_and_their_length_still_counts(tmp_path, old, new, made):
+    path = tmp_path / f"scan.{'nrrd' if made is nrrd else 'mhd'}"
+    right = np.frombuffer(stored(), "<i2").reshape(SHAPE, order="F")
+    for cut, more in ((0, b""), (2, b""), (0, b"more")):
+        data = b"abcd" + stored()[: len(stored()) - cut] + more
+        if made is meta:
+            (tmp_path / "data.raw").write_bytes(data)
+            new = "data.raw\n"
+            path.write_text(META.replace("NDims", "HeaderSize = 4\nNDims").replace("LOCAL\n", new))
+        else:
+            made(path, old, new, data)
+        if cut or more:
+            with pytest.raises(FormatError, match=r"truncated|more data"):
+                formats.read(path)
+        else:
+            assert np.array_equal(formats.read(path).voxels, right)
+
+
+TEXT = " ".join(map(str, np.frombuffer(stored(), "<i2"))).encode()
+UNTOLD = {
+    "text.nrrd": (nrrd, "encoding: raw", "encoding: text", TEXT),
+    "hex.nrrd": (nrrd, "encoding: raw", "encoding: hex", stored().hex().encode()),
+    "last bytes.nrrd": (nrrd, "endian", "byte skip: -1\nendian", b"ab" + stored()),
+    "after a line.nrrd": (nrrd, "endian", "line skip: 1\nendian", b"ab\n" + stored()),
+    "list.nrrd": (nrrd, "endian: little\n", "endian: little\ndata file: LIST\na\nb\n", b""),
+    "text.mha": (meta, "BinaryData = True", "BinaryData = False", TEXT),
+    "last bytes.mha": (meta, "NDims", "HeaderSize = -1\nNDims", stored()),
+    "header size.mha": (meta, "NDims", "HeaderSize = 4\nNDims", b"abcd" + stored()),
+    "list.mha": (meta, "LOCAL", "LIST\na\nb", b""),
+    "pattern.mha": (meta, "LOCAL", "s%d.raw 0 6 1", b""),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_voxels_of_which_nothing_tells_whether_they_are_whole_are_refused(tmp_path, name):
+    made, old, new, data = UNTOLD[name]
+    with pytest.raises(FormatError, match="nothing tells whether they are whole"):
+        formats.read(made(tmp_path / name, old, new, data))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("NDims", "ElementToIntensityFunctionSlope = 2\nNDims", "to be rescaled"),
+        ("NDims", "ElementSpacing = 9 9 9\nNDims", "cannot be understood"),
+        ("NDims", "Position = 9 9 9\nNDims", "cannot be understood"),
+    ],
+)
+def test_what_a_header_tells_that_readers_ignore_is_refused(tmp_path, old, new, words):
+    with pytest.raises(FormatError, match=words):
+        formats.read(meta(tmp_path / "scan.mha", old, new))

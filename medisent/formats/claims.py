@@ -29,9 +29,12 @@ _META_BYTES = {
     **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
     **dict.fromkeys(("MET_DOUBLE", "MET_LONG_LONG", "MET_ULONG_LONG"), 8),
 }
-_META_PLACE = (
-    *("Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation", "ElementSpacing", "ElementSize"),
-)
+_META_PLACE = ("Offset", "TransformMatrix", "ElementSpacing", "ElementSize")
+_META_NAMES = {
+    **dict.fromkeys(("Position", "Origin"), "Offset"),
+    **dict.fromkeys(("Rotation", "Orientation"), "TransformMatrix"),
+}
+_NRRD_NAMES = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}
 _PATIENT = {
     *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "LPS", "RAS", "LAS"),
     *("left-posterior-superior-time", "right-anterior-superior-time", "left-anterior-superior-time"),
@@ -47,7 +50,7 @@ class Claim:
     Attributes:
         sizes: Values along each axis.
         data: The file with the data.
-        start: Where in it they begin; None where that, or how they are written, is not checked.
+        start: Where in it they begin; None where they are written so that nothing tells whether they are whole.
         size: How many bytes they are once unpacked.
         packed: Whether they are packed, by gzip or zlib.
         oriented: Whether the axes have a meaning in the patient.
@@ -65,7 +68,7 @@ def check_claims(path: Path, max_voxels: int) -> tuple[str, ...]:
     """Remarks about a NRRD or MetaImage file; none about any other.
 
     Raises:
-        FormatError: The data are too many, too few, more than declared, or damaged.
+        FormatError: The data are too many, too few, more than declared, or damaged; or that cannot be told.
         GeometryError: Places are not numbers, or in another unit than millimetres.
     """
     with path.open("rb") as file:
@@ -80,10 +83,14 @@ def check_claims(path: Path, max_voxels: int) -> tuple[str, ...]:
     except (ValueError, KeyError, IndexError) as error:
         raise FormatError(f"{path} has a header that cannot be understood. It is damaged: export it again.") from error
     refuse_size(path, claim.sizes, max_voxels)
+    if claim.start is None:
+        raise FormatError(
+            f"{path} holds its voxels as text, in several files, or behind what has no fixed length: nothing tells "
+            "whether they are whole. Save it as NIfTI."
+        )
     if not claim.data.is_file():
         raise FormatError(f"{path} has its voxels in another file, which is missing. Put both in one folder.")
-    if claim.start is not None:
-        _check_data(claim, claim.start, path)
+    _check_data(claim, claim.start, path)
     return () if claim.oriented else (_UNORIENTED,)
 
 
@@ -93,7 +100,7 @@ def _nrrd(head: bytes, path: Path) -> Claim:
     for line in text[: end if end >= 0 else None].decode("latin1").splitlines()[1:]:
         name, colon, value = line.partition(": ")
         if colon and not line.startswith("#"):
-            fields[name.strip().lower().replace("datafile", "data file")] = value.strip()
+            _set_once(fields, _NRRD_NAMES.get(name.strip().lower(), name.strip().lower()), value)
     sizes = tuple(int(n) for n in fields["sizes"].split())
     if len(sizes) == 3 and "none" in fields.get("space directions", ""):
         raise GeometryError(f"{path} has an axis without a direction in space. Save it as a scalar volume.")
@@ -103,13 +110,15 @@ def _nrrd(head: bytes, path: Path) -> Claim:
     detached = fields.get("data file")
     encoding = fields.get("encoding", "raw").lower()
     several = detached is not None and (detached.startswith("LIST") or "%" in detached)
-    simple = encoding in ("raw", "gzip", "gz") and not several and {"line skip", "byte skip"}.isdisjoint(fields)
+    skipped, lines = int(fields.get("byte skip", "0")), int(fields.get("line skip", "0"))
+    plain = encoding == "raw" and skipped >= 0
+    simple = not several and not lines and (plain or (encoding in ("gzip", "gz") and not skipped))
     # the header's end as it is stored, carriage returns and all
     within = next((at + len(mark) for mark in (b"\n\n", b"\r\n\r\n") if (at := head.find(mark)) >= 0), len(head))
     return Claim(
         sizes=sizes,
         data=path if detached is None or several else path.parent / detached,
-        start=(within if detached is None else 0) if simple else None,
+        start=(within if detached is None else 0) + skipped if simple else None,
         size=math.prod(sizes) * _NRRD_BYTES.get(fields["type"].lower(), 0),
         packed=encoding in ("gzip", "gz"),
         oriented=fields.get("space") in _PATIENT,
@@ -123,7 +132,7 @@ def _meta(head: bytes, path: Path) -> Claim:
         name, equals, value = line.decode("latin1").partition("=")
         within += len(line)
         if equals:
-            fields[name.strip()] = value.strip()
+            _set_once(fields, _META_NAMES.get(name.strip(), name.strip()), value)
         if name.strip() == "ElementDataFile":
             break
     if not all(math.isfinite(float(n)) for name in _META_PLACE for n in fields.get(name, "").split()):
@@ -131,19 +140,33 @@ def _meta(head: bytes, path: Path) -> Claim:
     sizes = tuple(int(n) for n in fields["DimSize"].split())
     data = fields["ElementDataFile"]
     several = data.startswith("LIST") or "%" in data or (len(data.split()) > 1 and not (path.parent / data).is_file())
+    scale = fields.get("ElementToIntensityFunctionSlope", "1"), fields.get("ElementToIntensityFunctionOffset", "0")
+    if [float(number) for number in scale] != [1, 0]:
+        raise FormatError(f"{path} has values that are to be rescaled, which is not done. Save it as NIfTI.")
+    local, packed = data.lower() == "local", fields.get("CompressedData", "False").lower() == "true"
+    skipped = int(fields.get("HeaderSize", "0"))
     binary = fields.get("BinaryData", "True").lower() == "true"
-    simple = binary and not several and int(fields.get("HeaderSize", "0")) == 0
-    local = data.lower() == "local"
+    simple = binary and not several and (not skipped or (skipped > 0 and not local and not packed))
     return Claim(
         sizes=sizes,
         data=path if local or several else path.parent / data,
-        start=(within if local else 0) if simple else None,
+        start=(within if local else skipped) if simple else None,
         size=math.prod(sizes)
         * _META_BYTES.get(fields["ElementType"].removesuffix("_ARRAY"), 0)
         * int(fields.get("ElementNumberOfChannels", "1")),
-        packed=fields.get("CompressedData", "False").lower() == "true",
-        oriented=any(name in fields for name in ("TransformMatrix", "Rotation", "Orientation")),
+        packed=packed,
+        oriented="TransformMatrix" in fields,
     )
+
+
+def _set_once(fields: dict[str, str], name: str, value: str) -> None:
+    """Note a field.
+
+    Raises:
+        ValueError: The header tells it twice, differently; readers take one or the other.
+    """
+    if name != "Comment" and fields.setdefault(name, value.strip()) != value.strip():
+        raise ValueError(name)
 
 
 def _check_data(claim: Claim, start: int, path: Path) -> None:
