@@ -95,7 +95,7 @@ def check_claims(path: Path, max_voxels: int) -> tuple[str, ...]:
 
 
 def _nrrd(head: bytes, path: Path) -> Claim:
-    text, fields = head.replace(b"\r\n", b"\n"), {}
+    text, fields = head.replace(b"\r\n", b"\n"), dict[str, str]()
     end = text.find(b"\n\n")
     for line in text[: end if end >= 0 else None].decode("latin1").splitlines()[1:]:
         name, colon, value = line.partition(": ")
