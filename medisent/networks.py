@@ -19,6 +19,8 @@ from torch.nn.functional import avg_pool3d, interpolate, pad
 # Group normalisation would hide brightness and contrast, so only networks that see canonical scans have it.
 _NORM = ("group", {"num_groups": 4})
 _ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.1})
+# Below this share of a scan's scale lie air and noise.
+_DARK = 0.2
 
 
 class Encoder(nn.Module):
@@ -228,6 +230,9 @@ class Perceptron(nn.Module):
 class ScannerEncoder(nn.Module):
     """Settings of the scanner from how intensities are spread (quantiles) and where (a small encoder without norms).
 
+    It sees nothing below a fifth of a scan's scale: a change made for training moves the noise of air along, a true
+    exponent does not, and the estimate would go by that.
+
     Arguments:
         shape: Of the grid.
         width: Of the encoder.
@@ -250,7 +255,7 @@ class ScannerEncoder(nn.Module):
     def forward(
         self, scan: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
     ) -> Float[Tensor, "batch outputs"]:
-        coarse = interpolate(torch.cat([scan, coverage], 1), self.encoder.shape, mode="area")
+        coarse = interpolate(torch.cat([scan.clamp(min=_DARK), coverage], 1), self.encoder.shape, mode="area")
         features = self.encoder(halved(coarse, self.encoder.padded))
         spread = torch.cat([tissue_quantiles(s, self.QUANTILES) for s in scan])
         outputs: Tensor = self.head(torch.cat([features[-1].flatten(1), spread], 1))
@@ -259,7 +264,7 @@ class ScannerEncoder(nn.Module):
 
 def tissue_quantiles(scan: Float[Tensor, "1 x y z"], count: int) -> Float[Tensor, "1 count"]:
     """Quantiles, evenly spaced, of the intensities above a fifth of the scan's scale (1 after normalisation)."""
-    tissue = scan[scan > 0.2]
+    tissue = scan[scan > _DARK]
     if tissue.numel() < count:
         tissue = scan.flatten()
     levels = torch.linspace(0.01, 0.99, count, device=scan.device)

@@ -124,6 +124,17 @@ def test_a_cohort_of_raw_scans_without_a_known_gain_has_a_mean_brightness_of_one
     assert float(brightness[2] - brightness[0]) == pytest.approx(math.log(246_000 / 41), rel=1e-5)
 
 
+def test_the_noise_of_air_does_not_steer_the_scanners_estimate():
+    network = built((9, 8, 10))
+    batch = batch_of(network)
+    dark = batch.scan < 0.2
+    noisy = torch.where(dark, 0.2 * torch.rand_like(batch.scan), batch.scan)
+    settings = [network.see(replace(batch, scan=scan)).scanner.stacked() for scan in (batch.scan, noisy)]
+    assert dark.any()
+    assert torch.equal(*settings)
+    assert not torch.equal(settings[0], network.see(replace(batch, scan=batch.scan + 0.2)).scanner.stacked())
+
+
 def test_anatomy_does_not_steer_the_scanners_estimate():
     network = built((16, 16, 16))
     batch = batch_of(network)
