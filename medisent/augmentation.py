@@ -12,6 +12,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from medisent.batches import Batch
 from medisent.model import Change, PartitionedVAE
+from medisent.processes import ALONE, Crew
 from medisent.scanners import Scanner, measured_scale, random_scanner
 from medisent.supervision import Tie
 
@@ -22,18 +23,20 @@ def jittered(
     strength: float,
     *,
     mirror: bool = False,
-    leader: Int[Tensor, " batch"] | None = None,
+    leader: Int[Tensor, " step"] | None = None,
+    crew: Crew = ALONE,
 ) -> Batch:
     """The scans as if the patients had lain a little otherwise: shifted by whole voxels, every other one turned too.
 
     Arguments:
-        batch: Scans, with masks and coverage, which move along.
-        chance: The source of chance.
+        batch: This process's scans, with masks and coverage, which move along.
+        chance: The source of chance, the same in all processes.
         strength: 1 is up to two voxels along each axis and turns of about six degrees; 0 is none.
         mirror: Whether half of the scans also change left and right.
-        leader: For each scan the one with which it is moved; None moves each by itself.
+        leader: For each scan of the step the one with which it is moved; None moves each by itself.
+        crew: Who takes the step.
     """
-    count, shape = len(batch), batch.scan.shape[2:]
+    count, shape = crew.size * len(batch), batch.scan.shape[2:]
     shift = (torch.rand(count, 3, generator=chance) * 2 - 1) * 2 * strength
     angle = torch.randn(count, 3, generator=chance).clamp(-2, 2) * math.radians(6) * strength
     angle *= torch.rand(count, 1, generator=chance) < 0.5
@@ -42,6 +45,7 @@ def jittered(
         return batch
     if leader is not None:
         shift, angle, flip = shift[leader], angle[leader], flip[leader]
+    shift, angle, flip = crew.own(shift), crew.own(angle), crew.own(flip)
     # grid_sample counts axes backwards and from -1 to 1, so turns are made isotropic by the grid's sides.
     sides = torch.tensor(shape[::-1], dtype=torch.float32)
     turn = torch.linalg.matrix_exp(torch.stack([_skew(a) for a in angle])) * sides / sides[:, None]
@@ -68,22 +72,31 @@ def _skew(vector: Tensor) -> Tensor:
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
 
 
-def changed(plain: Batch, network: PartitionedVAE, chance: torch.Generator, tie: Tie | None = None) -> Change:
+def changed(
+    plain: Batch, network: PartitionedVAE, chance: torch.Generator, tie: Tie | None = None, crew: Crew = ALONE
+) -> Change:
     """The scans as a scanner with other settings, and a little more noise, would have shown them.
 
-    Settings that scans of a group have in common are changed alike in all of them.
+    Settings that scans of a group have in common are changed alike in all of them. Each scan's noise comes from a
+    stream of its own, so that it is drawn where the scan lies and by the process whose scan it is.
     """
-    device = plain.scan.device
-    settings = random_scanner(len(plain), chance).stacked()
+    device, count = plain.scan.device, crew.size * len(plain)
+    settings = random_scanner(count, chance).stacked()
     if tie and tie.entry.alike:
         settings = torch.where(network.chosen(tie.entry.alike), settings[tie.leader], settings)
-    scanner = Scanner.unstacked(settings.to(device) * network.active)
+    scanner = Scanner.unstacked(crew.own(settings).to(device) * network.active)
     image = scanner.apply(plain.scan, network.basis)
-    level = 0.02 * torch.rand(len(plain), 1, 1, 1, 1, generator=chance)
-    noise = (level * torch.randn(plain.scan.shape, generator=chance)).to(device)
-    image = (image + noise * (plain.scan > 0)) * plain.coverage
+    level = crew.own(0.02 * torch.rand(count, 1, 1, 1, 1, generator=chance)).to(device)
+    streams = crew.own(torch.randint(1 << 62, (count,), generator=chance))
+    noise = torch.stack([_noise(plain.scan.shape[1:], device, int(seed)) for seed in streams])
+    image = (image + level * noise * (plain.scan > 0)) * plain.coverage
     log_rescale = torch.stack([measured_scale(scan) for scan in image]).log()
     batch = replace(
         plain, scan=image / log_rescale.exp().reshape(-1, 1, 1, 1, 1), log_scale=plain.log_scale + log_rescale
     )
-    return Change(plain, batch, scanner, log_rescale)
+    return Change(plain, batch, scanner, log_rescale, crew)
+
+
+def _noise(shape: torch.Size, device: torch.device, seed: int) -> Tensor:
+    """Normal numbers from a stream of their own."""
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)

@@ -77,3 +77,15 @@ class GateError(MedisentError):
 
     code = "gate"
     exit_code = 5
+
+
+class Interrupted(BaseException):
+    """The work was asked to end, and has ended where it can go on: no error, and caught by no ``except Exception``.
+
+    Attributes:
+        code: The name of the fault, for scripts.
+        exit_code: What the command line returns.
+    """
+
+    code = "interrupted"
+    exit_code = 130

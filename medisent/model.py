@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,7 @@ from medisent.networks import (
     with_local_contrast,
 )
 from medisent.posterior import PartitionedNormal
+from medisent.processes import ALONE, Crew
 from medisent.remainders import Remainder
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
 from medisent.supervision import Tie
@@ -64,12 +66,29 @@ class Change:
         changed: The scans after the change, divided by their new scale.
         scanner: What was applied to the plain scans.
         log_rescale: Logarithm of the scale that was divided out afterwards.
+        crew: Who takes the step; these are the scans of this process.
     """
 
     plain: Batch
     changed: Batch
     scanner: Scanner
     log_rescale: Float[Tensor, " batch"]
+    crew: Crew = ALONE
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """What terms read that judge all scans of a step together, whichever process has them.
+
+    Attributes:
+        z: One sample of the posterior.
+        q: The posterior.
+        values: What is known of the factors; NaN where nothing is.
+    """
+
+    z: Float[Tensor, "step latents"]
+    q: PartitionedNormal
+    values: Float[Tensor, "step factors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +127,15 @@ class Draw:
     def batch(self) -> Batch:
         """The scans from which anatomy was encoded."""
         return self.change.changed
+
+    @cached_property
+    def together(self) -> Together:
+        """What all scans of the step tell, of all processes; gradients find their way back to each."""
+        parts = (self.z, self.q.loc, self.q.scale, self.change.plain.values)
+        if self.change.crew.size > 1:
+            parts = self.change.crew.whole(torch.cat(parts, 1)).split([part.shape[1] for part in parts], 1)
+        z, loc, scale, values = parts
+        return Together(z, PartitionedNormal(loc, scale, self.q.partition), values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -514,23 +542,21 @@ class PartitionedVAE(nn.Module):
         before, after = self.see(change.plain), self.see(change.changed)
         canonical, features, mask_logits = self._anatomy(after)
         encoded = self._posterior(features, self.volumes(mask_logits.sigmoid()), after)
-        # Only what scans are known to share can say what the scanner layer misses; else it would say whose scan it is.
-        everyone = torch.zeros(len(canonical), dtype=torch.long, device=canonical.device)
-        q = tie.applied(encoded) if tie else encoded.shared(everyone, frozenset(["nuisance_rest"]))
-        z = q.rsample()
+        q = agreed(encoded, tie, change.crew)
+        z = q.loc + q.scale * change.crew.noise(q.scale)
         # Labels of the scanner's factors belong to the scans as they are.
-        seen = self.settings(before) + before.scale * torch.randn_like(before.scale)
+        seen = self.settings(before) + before.scale * change.crew.noise(before.scale)
         readouts = self.readouts(torch.cat([z[:, : self.code_size], seen[:, self.active > 0]], 1))
         prior = self.prior(change.changed)
         clamped = tie is not None and tie.entry.kind == "clamp"  # there the picture does say which block varies
         likelihood = self.decode(z if clamped else self._untaught(z))
         return Draw(change, before, after, canonical, encoded, q, prior, z, readouts, likelihood, mask_logits, tie)
 
-    def settle(self) -> None:
-        """Let running moments take in the scans of the last pass, once its step is taken."""
+    def settle(self, crew: Crew = ALONE) -> None:
+        """Let running moments take in the scans of the last pass, of all processes, once its step is taken."""
         for layer in self.posterior.modules():
             if isinstance(layer, Standardised):
-                layer.learn()
+                layer.learn(crew)
 
     def _untaught(self, z: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch latents"]:
         """The latents, such that a picture says nothing to blocks that have labels: these learn from labels alone.
@@ -626,6 +652,19 @@ class PartitionedVAE(nn.Module):
         """The encoder's features and the mask logits of canonical scans."""
         features = self.encoder(with_local_contrast(canonical, coverage, self.encoder.padded))
         return features, self.mask_decoder(features, canonical)
+
+
+def agreed(encoded: PartitionedNormal, tie: Tie | None, crew: Crew) -> PartitionedNormal:
+    """The posterior of scans that agree on what the tie says, whichever process has the others.
+
+    Without a tie they agree on the nuisance's rest. Only what scans are known to share can say what the scanner layer
+    misses; else it would say whose scan it is.
+    """
+    loc, scale = crew.whole(torch.cat([encoded.loc, encoded.scale], 1)).chunk(2, 1)
+    step = PartitionedNormal(loc, scale, encoded.partition)
+    everyone = torch.zeros(len(loc), dtype=torch.long, device=loc.device)
+    q = tie.applied(step) if tie else step.shared(everyone, frozenset(["nuisance_rest"]))
+    return PartitionedNormal(crew.own(q.loc), crew.own(q.scale), q.partition)
 
 
 def _unit_grid(shape: tuple[int, int, int]) -> Float[Tensor, "3 x y z"]:

@@ -16,6 +16,8 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, interpolate, pad
 
+from medisent.processes import ALONE, Crew
+
 # Group normalisation would hide brightness and contrast, so only networks that see canonical scans have it.
 _NORM = ("group", {"num_groups": 4})
 _ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.1})
@@ -187,19 +189,19 @@ class Standardised(nn.Module):
         self.latest: Tensor | None = None
 
     def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        if self.training:
+        if self.training and self.latest is None:  # not what a term of the objective encodes again
             self.latest = features.detach()
         return (features - self.mean) / (self.variance + 0.1 * self.variance.mean() + 1e-8).sqrt()
 
-    def learn(self) -> None:
-        """Let the moments take in the batch that was seen last; none is taken in twice."""
+    def learn(self, crew: Crew = ALONE) -> None:
+        """Let the moments take in the batch that was seen first, of all processes; none is taken in twice."""
         if self.latest is None:
             return
         rate = 1 / (1 + self.seen.clamp(max=99))
         steps = self.latest - self.mean
         if self.seen > 0:  # about the mean before this batch, as few scans lie nearer to their own
-            self.variance.lerp_(steps.square().mean(0), rate)
-        self.mean.add_(rate * steps.mean(0))
+            self.variance.lerp_(crew.mean(steps.square().mean(0)), rate)
+        self.mean.add_(rate * crew.mean(steps.mean(0)))
         self.seen.add_(1)
         self.latest = None
 

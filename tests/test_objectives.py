@@ -411,7 +411,6 @@ def test_an_edit_that_is_encoded_as_another_costs_more(network, draw, monkeypatc
     term = TERMS["consistency"](network)
     rows, where = torch.arange(2), network.partition["head_size"].where
     wanted = network.head("head_size").value(torch.tensor([[1.5], [-1.5]]))
-    monkeypatch.setattr(term, "_drawn", lambda name, count: wanted)
 
     def encoded(step: float, aside: float) -> Tensor:
         loc = draw.q.loc[rows].clone()
@@ -424,7 +423,7 @@ def test_an_edit_that_is_encoded_as_another_costs_more(network, draw, monkeypatc
         for step, aside in ((0.0, 0.0), (3.0, 0.0), (0.0, 1.0), (0.0, 2.0)):
             q = replace(draw.q, loc=encoded(step, aside), scale=draw.q.scale[rows])
             monkeypatch.setattr(network, "encode", lambda canonical, sight, q=q: q)
-            costs.append(float(term._factor(draw, rows, "head_size").mean()))
+            costs.append(float(term._factor(draw, rows, "head_size", wanted).mean()))
     right, elsewhere, aside, further = costs
     assert right < elsewhere
     assert right < aside < further

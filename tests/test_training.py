@@ -115,7 +115,7 @@ def test_a_run_of_another_study_is_refused_with_what_changed(study, finished, tm
     run = shutil.copytree(finished, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     other = replace(study, grid=replace(study.grid, spacing_mm=11.0))
-    with pytest.raises(StudyError, match=r"spacing_mm = 11\.0; spacing_mm = 12\.0.*--fresh"):
+    with pytest.raises(StudyError, match=r"\[grid\] spacing_mm: 12\.0 there, 11\.0 here.*--fresh"):
         train(other, run)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 

@@ -21,7 +21,7 @@ from medisent.cli.machine import check, info
 from medisent.cli.output import refuse
 from medisent.cli.runs import evaluate, runs, train
 from medisent.cli.scans import counterfactual, encode, explain, harmonize
-from medisent.errors import MachineError, MedisentError, UsageError
+from medisent.errors import Interrupted, MachineError, MedisentError, UsageError
 
 INTERRUPTED = 130
 _MACHINE_FAULTS = {
@@ -80,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(app(words, prog_name="medisent", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Interrupted as error:
+        refuse(error, as_json=as_json)
+        return error.exit_code
     except Exception as error:
         if debug:
             print("".join(trace(error)), file=sys.stderr, end="")

@@ -14,7 +14,7 @@ from typing import Any, Never
 
 import typer
 
-from medisent.errors import MedisentError
+from medisent.errors import Interrupted, MedisentError
 from medisent.progress import Progress, Silence
 
 _LINE_EVERY_S = 10.0
@@ -97,7 +97,7 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"
 
 
-def refuse(error: MedisentError, *, as_json: bool) -> None:
+def refuse(error: MedisentError | Interrupted, *, as_json: bool) -> None:
     """Print a refusal: at most six lines on stderr and, for scripts, an object on stdout."""
     lines = str(error).splitlines()
     if len(lines) > _REFUSAL_LINES:

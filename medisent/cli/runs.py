@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,14 +45,15 @@ def train(
     """
     from medisent.config import load_study
 
-    output = Output(as_json, quiet)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes; it speaks for all
+    output = Output(as_json, quiet or not first)
     study = load_study(study_file)  # before the slow imports: a refusal should be quick
     from medisent.cohorts import groups_told
     from medisent.evaluation import evaluate as evaluate_model
     from medisent.formats import reading_at_most
     from medisent.objectives import too_few_told
     from medisent.training import dry_run as forecast
-    from medisent.training import study_cohort
+    from medisent.training import joined, own_device, study_cohort
     from medisent.training import train as train_model
 
     if seed is not None:
@@ -61,16 +63,19 @@ def train(
             found = forecast(study, chosen_device(device))
         output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
         return
-    groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
-    for warning in (*groups, *too_few_told(vars(study.weights), study.training.batch)):
-        output.say(f"warning: {warning}")
-    folder = run or Path("runs") / _name_of(study_file)
-    with reading_at_most(max_voxels), output.progress() as progress:
-        trained = train_model(study, folder, device=chosen_device(device), fresh=fresh, progress=progress)
-        rows = study_cohort(study).rows
-        split = next((s for s in ("test", "validation") if any(row.split == s for row in rows)), None)
-        if split is not None:
-            evaluate_model(trained, None, split=split, seed=study.training.seed, progress=progress).save(folder)
+    folder, place = run or Path("runs") / _name_of(study_file), chosen_device(device)
+    with joined(own_device(place)):
+        groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
+        for warning in (*groups, *too_few_told(vars(study.weights), study.training.batch)):
+            output.say(f"warning: {warning}")
+        with reading_at_most(max_voxels), output.progress() as progress:
+            trained = train_model(study, folder, device=place, fresh=fresh, progress=progress)
+            if not first:
+                return
+            rows = study_cohort(study).rows
+            split = next((s for s in ("test", "validation") if any(row.split == s for row in rows)), None)
+            if split is not None:
+                evaluate_model(trained, None, split=split, seed=study.training.seed, progress=progress).save(folder)
     scores: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) if split else {}
     output.result(
         {

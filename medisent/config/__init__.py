@@ -1,5 +1,6 @@
 """The study file: what it may say, how it is read, and what to say where it is wrong."""
 
+from medisent.config.comparing import differences
 from medisent.config.reading import dump_study, load_study, parse_study, schema
 from medisent.config.settings import (
     CohortSettings,
@@ -25,6 +26,7 @@ __all__ = [
     "Supervision",
     "TrainingSettings",
     "Weights",
+    "differences",
     "dump_study",
     "load_study",
     "parse_study",

@@ -48,7 +48,7 @@ class Adversary(Term):
         )
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        fresh, values = draw.q.loc, draw.change.plain.values
+        fresh, values = draw.together.q.loc, draw.together.values
         rows = self.queue.joined(torch.cat([fresh, values], 1))
         kept, labels = rows[:, : fresh.shape[1]].detach(), rows[:, fresh.shape[1] :].detach()
         if self.training:

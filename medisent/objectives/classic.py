@@ -29,7 +29,8 @@ class StratifiedTotalCorrelation(Term):
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
         size = self.model.code_size
-        z, loc, scale = (values[:, :size] for values in (draw.z, draw.q.loc, draw.q.scale))
+        step = draw.together
+        z, loc, scale = (values[:, :size] for values in (step.z, step.q.loc, step.q.scale))
         return stratified_total_correlation(z, loc, scale, max(self.scans, len(z)))
 
 
@@ -86,7 +87,7 @@ class DensityRatio(Term):
         )  # fmt: skip
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        fresh = draw.z[:, : self.model.code_size]
+        fresh = draw.together.z[:, : self.model.code_size]
         kept = self.queue.joined(fresh.detach())
         if self.training:
             self.queue.push(fresh)
@@ -120,7 +121,7 @@ class DipOne(Term):
         self.queue = Queue(self.options.queue, model.code_size)
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        fresh = draw.q.loc[:, : self.model.code_size]
+        fresh = draw.together.q.loc[:, : self.model.code_size]
         codes = self.queue.joined(fresh)
         if self.training:
             self.queue.push(fresh)
@@ -148,7 +149,7 @@ class DipTwo(DipOne):
     diagonal = 1.0
 
     def within(self, draw: Draw) -> Float[Tensor, "latents latents"] | float:
-        return torch.diag(draw.q.scale[:, : self.model.code_size].square().mean(0))
+        return torch.diag(draw.together.q.scale[:, : self.model.code_size].square().mean(0))
 
 
 def away_from_identity(covariance: Float[Tensor, "latents latents"], diagonal: float) -> Float[Tensor, ""]:

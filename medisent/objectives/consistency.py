@@ -32,12 +32,20 @@ class Consistency(Term):
     together = True
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        rows = torch.arange(min(_SCANS, len(draw.batch)), device=draw.z.device)
-        cost = self._scanner(draw, rows)
+        step = draw.change.crew.size * len(draw.batch)
+        count = min(_SCANS, step)
+        places = draw.change.crew.own(torch.arange(step, device=draw.z.device))
+        rows = torch.nonzero(places < count)[:, 0]
         movable = [name for name in self.model.heads if name not in self.shaped]
-        if movable:
-            cost = cost + self._factor(draw, rows, movable[int(torch.randint(len(movable), ()))])
-        return cost.mean().expand(len(draw.batch))
+        name = movable[int(torch.randint(len(movable), ()))] if movable else None
+        wanted = self._drawn(name, count).to(draw.z)[places[rows]] if name else None
+        costs = 0 * draw.z.sum(1)
+        if len(rows):
+            cost = self._scanner(draw, rows)
+            if name and wanted is not None:
+                cost = cost + self._factor(draw, rows, name, wanted)
+            costs = costs.index_add(0, rows, cost * (step / count))
+        return costs
 
     def _scanner(self, draw: Draw, rows: Tensor) -> Float[Tensor, " rows"]:
         """How far the anatomy moves when the scanner changes."""
@@ -46,12 +54,11 @@ class Consistency(Term):
         before = self.model.encode(canonical, sight).loc
         return self._moved(draw, rows, before, slice(0, 0))
 
-    def _factor(self, draw: Draw, rows: Tensor, name: str) -> Float[Tensor, " rows"]:
-        """What a factor's edit gets wrong."""
+    def _factor(self, draw: Draw, rows: Tensor, name: str, wanted: Tensor) -> Float[Tensor, " rows"]:
+        """What a factor's edit to wanted values gets wrong."""
         model, where = self.model, self.model.partition[name].where
         head, factor, z = model.head(name), self.factors[name], draw.q.loc[rows].detach()
         present = head.value(factor.best(head.described(z[:, where]))).detach()
-        wanted = self._drawn(name, len(rows)).to(z)
         moved = z.clone()
         moved[:, where] += (head.located(wanted) - head.located(present)).detach()
         change = model.decode(moved).mean - model.decode(z).mean

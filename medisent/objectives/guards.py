@@ -37,7 +37,8 @@ class Guard(Term):
         self.queue = Queue(self.options.queue, model.code_size)
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        loc, scale = (values[:, : self.model.code_size] for values in (draw.q.loc, draw.q.scale))
+        q = draw.together.q
+        loc, scale = (values[:, : self.model.code_size] for values in (q.loc, q.scale))
         rows = self.queue.joined(loc)
         # The noise is of the batch alone; only what a queue dilutes is made up for.
         told = informed(amplified(rows.var(0, unbiased=False), len(loc), len(rows)), scale)

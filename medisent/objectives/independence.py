@@ -42,7 +42,7 @@ class _Between(Term):
         self.register_buffer("unit", torch.cat([torch.ones(model.code_size, device=settings.device), settings]))
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        fresh = draw.q.loc.clone()
+        fresh = draw.together.q.loc.clone()
         fresh[:, self.fixed] = fresh[:, self.fixed].detach()  # taught by their labels; the others have to give way
         codes = (self.queue.joined(fresh) / self.unit).double()
         # Two steps of four scans say nothing yet.

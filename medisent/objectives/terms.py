@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from medisent.config import ObjectiveSettings
 from medisent.model import Draw, PartitionedVAE
 from medisent.objectives.term import Term
+from medisent.processes import ALONE, Crew
 
 
 class Distortion(Term):
@@ -40,23 +41,27 @@ class Rate(Term):
     """
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        learned = draw.q.rate(draw.prior)
+        crew, learned = draw.change.crew, draw.q.rate(draw.prior)
         if draw.tie:  # what a group shares is said once for all of it
-            learned = {name: cost * draw.tie.counted(name) for name, cost in learned.items()}
+            learned = {name: cost * crew.own(draw.tie.counted(name)) for name, cost in learned.items()}
         scanner = kl_divergence(
             Normal(draw.before.scanner.stacked(), draw.before.scale), self.model.scanner_prior(len(draw.batch))
         )[:, self.model.active > 0].sum(1)
         blocks = (
-            bounded_rate(cost, self.options.capacity, self.options.free_nats)
+            bounded_rate(cost, self.options.capacity, self.options.free_nats, crew)
             for name, cost in learned.items()
             if name not in self.scanner_names and draw.q.partition[name].size
         )
         return sum(blocks, scanner)
 
 
-def bounded_rate(rate: Float[Tensor, " batch"], capacity: float, free: float) -> Float[Tensor, " batch"]:
+def bounded_rate(
+    rate: Float[Tensor, " batch"], capacity: float, free: float, crew: Crew = ALONE
+) -> Float[Tensor, " batch"]:
     """What a block's rate costs; its mean is |mean rate - capacity|, or the larger of mean rate and free nats."""
-    mean = rate.detach().mean()
+    if not capacity and not free:
+        return rate
+    mean = crew.mean(rate.mean())
     if capacity:
         return (rate - capacity) * torch.sign(mean - capacity)
     return torch.where(mean < free, free, rate)

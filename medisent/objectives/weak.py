@@ -48,13 +48,13 @@ class Ranks(Term):
         total = torch.zeros_like(draw.batch.log_scale)
         if draw.tie is None or draw.tie.entry.kind != "ranks":
             return total
-        order = draw.tie.order
-        above = torch.sign(order[:, None] - order[None])
-        compared = draw.tie.together & (above.abs() == 1)
+        crew, order = draw.change.crew, draw.tie.order
+        above = crew.own(torch.sign(order[:, None] - order[None]))
+        compared = crew.own(draw.tie.together) & (above.abs() == 1)
         mates = compared.sum(1).clamp(min=1)
         for name in draw.tie.entry.factors:
-            readout = standing(draw.readouts[name])
-            costs = -logsigmoid(above * (readout[:, None] - readout[None]) / _BARELY)
+            own = standing(draw.readouts[name])
+            costs = -logsigmoid(above * (own[:, None] - crew.whole(own)[None]) / _BARELY)
             total = total + torch.where(compared, costs, 0.0).sum(1) / mates
         return total
 

@@ -1,5 +1,6 @@
 """Knows how a model learns: what it is shown, the loop and its schedule, and the checkpoints from which it goes on."""
 
+from medisent.training.distributed import joined, own_device
 from medisent.training.loop import LOG, Loop, Observer
 from medisent.training.making import train
 from medisent.training.plans import entries_of, schedule, weights_of
@@ -14,7 +15,9 @@ __all__ = [
     "Observer",
     "dry_run",
     "entries_of",
+    "joined",
     "load_split",
+    "own_device",
     "schedule",
     "study_cohort",
     "train",

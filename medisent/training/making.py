@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from medisent.calibration import calibrate
 from medisent.checkpoints import MODEL_FILE, STUDY_FILE, Trained, build_model, load_model, save_model
-from medisent.cohorts import Cohort
-from medisent.config import Study, dump_study
-from medisent.errors import CohortError, StudyError
+from medisent.config import Study, differences, dump_study, parse_study
+from medisent.errors import StudyError
 from medisent.files import file_digest, only_process, write_text
 from medisent.progress import Progress, Silence
+from medisent.training.distributed import joined, one_a_machine_first, own_device
 from medisent.training.loop import LOG, Loop, Observer
-from medisent.training.splits import load_split, study_cohort
+from medisent.training.splits import Splits, read_splits
 from medisent.training.states import CHECKPOINT
+from medisent.training.stopping import listening
 from medisent.version import versions
 
-_MADE = (CHECKPOINT, MODEL_FILE, LOG, "manifest.json", "evaluation.json", "evaluation.html")
+MANIFEST = "manifest.json"
+_MADE = (CHECKPOINT, MODEL_FILE, LOG, MANIFEST, "evaluation.json", "evaluation.html")
 
 
 def train(
@@ -47,48 +50,71 @@ def train(
         StudyError: The run in this folder belongs to another study.
         MachineError: The folder cannot be written, another process trains in it, or memory does not suffice.
     """
-    progress = progress or Silence()
-    text = dump_study(study)
+    own = own_device(device)
     if not fresh:
-        _refuse_another_study(run, text)
-        if (run / MODEL_FILE).is_file():
-            return load_model(run / MODEL_FILE, device)
-    cohort = study_cohort(study)
-    training, validation = cohort.of("train"), _part(cohort, "validation")
-    shown = load_split(study, training, progress, "reading training scans")
-    held = load_split(study, validation, progress, "reading validation scans") if validation else None
-    torch.manual_seed(study.training.seed)
-    network = build_model(study)
-    network.fit(shown)
-    with only_process(run, "training in it"):
-        if fresh:  # not before: what cannot begin must not cost what there is
-            for name in _MADE:
-                (run / name).unlink(missing_ok=True)
-        write_text(run / STUDY_FILE, text)
-        loop = Loop(study, network.to(device), shown.to(torch.device(device)), run, observers)
-        loop.run_to_end(progress)
-        progress.stage("calibrating")
-        card = calibrate(
-            network,
-            shown,
-            held,
-            subjects=[row.subject for row in training.rows],
-            validation_subjects=[row.subject for row in validation.rows] if validation else [],
-            steps=loop.step,
-        )
-        save_model(study, network, card, run / MODEL_FILE)
-        _write_manifest(study, run, loop, device)
-    return load_model(run / MODEL_FILE, device)
+        _refuse_another_study(run, study)
+        if _finished(run):
+            return load_model(run / MODEL_FILE, own)
+    with listening() as stop, joined(own) as crew:
+        told = (progress or Silence()) if crew.rank == 0 else Silence()
+        with one_a_machine_first(crew):
+            splits = read_splits(study, told)
+        torch.manual_seed(study.training.seed)
+        network = build_model(study)
+        network.fit(splits.shown)
+        with only_process(run, "training in it") if crew.rank == 0 else nullcontext():
+            if crew.rank == 0:
+                _begin(study, run, fresh=fresh)
+            crew.meet()
+            shown = splits.shown.to(torch.device(own))
+            watching = observers if crew.rank == 0 else ()
+            loop = Loop(study, network.to(own), shown, run, watching, crew, stop)
+            loop.run_to_end(told)
+            if crew.rank == 0:
+                _end(loop, splits, told, own)
+            crew.meet()
+    return load_model(run / MODEL_FILE, own)
 
 
-def _write_manifest(study: Study, run: Path, loop: Loop, device: str) -> None:
+def _finished(run: Path) -> bool:
+    """Whether nothing is left to do; a run that was killed before its last file was written is not."""
+    return (run / MODEL_FILE).is_file() and ((run / MANIFEST).is_file() or not (run / CHECKPOINT).is_file())
+
+
+def _begin(study: Study, run: Path, *, fresh: bool) -> None:
+    """Make the folder ready; not before all is read, since what cannot begin must not cost what there is."""
+    if fresh:
+        for name in _MADE:
+            (run / name).unlink(missing_ok=True)
+    write_text(run / STUDY_FILE, dump_study(study))
+
+
+def _end(loop: Loop, splits: Splits, progress: Progress, device: str) -> None:
+    """Calibrate what was trained, and write it."""
+    progress.stage("calibrating")
+    training, validation = splits.training, splits.validation
+    card = calibrate(
+        loop.network,
+        splits.shown,
+        splits.held,
+        subjects=[row.subject for row in training.rows],
+        validation_subjects=[row.subject for row in validation.rows] if validation else [],
+        steps=loop.step,
+    )
+    save_model(loop.study, loop.network, card, loop.run / MODEL_FILE)
+    _write_manifest(loop, device)
+
+
+def _write_manifest(loop: Loop, device: str) -> None:
     """What the run was made with and from, and what came of it."""
+    study, run = loop.study, loop.run
     files = (STUDY_FILE, MODEL_FILE, LOG)
     manifest = {
         "schema": 1,
         "command": "train",
         "versions": versions(),
         "device": device,
+        "processes": loop.crew.size,
         "threads": torch.get_num_threads(),
         "seed": study.training.seed,
         "steps": loop.step,
@@ -96,17 +122,10 @@ def _write_manifest(study: Study, run: Path, loop: Loop, device: str) -> None:
         "inputs": {"table_sha256": file_digest(study.cohort.table)},
         "outputs": {name: file_digest(run / name) for name in files},
     }
-    write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
-def _part(cohort: Cohort, split: str) -> Cohort | None:
-    try:
-        return cohort.of(split)
-    except CohortError:
-        return None
-
-
-def _refuse_another_study(run: Path, text: str) -> None:
+def _refuse_another_study(run: Path, study: Study) -> None:
     """Refuse to go on with a run whose study says something else.
 
     Raises:
@@ -115,10 +134,11 @@ def _refuse_another_study(run: Path, text: str) -> None:
     path = run / STUDY_FILE
     if not path.is_file():
         return
-    before, now = path.read_text(encoding="utf-8").splitlines(), text.splitlines()
-    if before != now:
-        different = sorted({line.strip() for line in set(before) ^ set(now)})
+    before = parse_study(path.read_text(encoding="utf-8"), str(path))
+    changed = differences(before, parse_study(dump_study(study), "the study"))
+    if changed:
+        more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise StudyError(
-            f"{run} belongs to a study that says something else ({'; '.join(different[:4])}). "
+            f"{run} belongs to a study that says something else ({'; '.join(changed[:4])}{more}). "
             "Choose another folder with -o, or begin anew with --fresh."
         )

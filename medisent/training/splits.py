@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from medisent.batches import Batch
 from medisent.checkpoints import study_factors
 from medisent.cohorts import Cohort, load_cohort, read_cohort
 from medisent.config import Study
+from medisent.errors import CohortError
 from medisent.loading import loading
 from medisent.progress import Progress
 from medisent.stores import usual_store
@@ -43,3 +45,40 @@ def load_split(study: Study, cohort: Cohort, progress: Progress, stage: str) -> 
     loader = loading(study.grid, masks, air=study.scanner.air)
     store = usual_store(study.grid, study.scanner.air)
     return load_cohort(cohort, loader, study.grid.spacing_mm**3 / 1000, lambda done, total: progress.advance(1), store)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What training needs of a cohort.
+
+    Attributes:
+        training: The scans that are learned from.
+        shown: They on the grid.
+        validation: The scans by which readouts are calibrated, if there are any.
+        held: They on the grid.
+    """
+
+    training: Cohort
+    shown: Batch
+    validation: Cohort | None
+    held: Batch | None
+
+
+def read_splits(study: Study, progress: Progress) -> Splits:
+    """The scans of a study that are learned from, and those that are held out.
+
+    Raises:
+        CohortError: The table does not fit the study, or scans cannot be read.
+    """
+    cohort = study_cohort(study)
+    training, validation = cohort.of("train"), _part(cohort, "validation")
+    shown = load_split(study, training, progress, "reading training scans")
+    held = load_split(study, validation, progress, "reading validation scans") if validation else None
+    return Splits(training, shown, validation, held)
+
+
+def _part(cohort: Cohort, split: str) -> Cohort | None:
+    try:
+        return cohort.of(split)
+    except CohortError:
+        return None
