@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,9 @@ VARIABLE = "MEDISENT_CACHE"
 _LIMIT = 20 << 30  # bytes
 _HEADER = 4096  # bytes
 _CHUNK = 1 << 26
+# Pages that somebody writes to become a copy of his own. No memory is set aside for that (MAP_NORESERVE, which Python
+# names later), or Linux would refuse to map a file that is larger than memory.
+_PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
 # Their voxels lie in other files, which the header names as it likes.
 _DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
 _CHAIN = ("grids.py", "loading.py", "scanners.py", "volumes/volume.py", "formats")
@@ -88,7 +92,7 @@ class Store:
         path = self._path(key)
         try:
             with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                mapped = mmap.mmap(file.fileno(), 0, flags=_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         except (OSError, ValueError):  # not there, or empty
             return None
         if len(mapped) != _HEADER + 4 * self._size(scans):

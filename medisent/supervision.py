@@ -140,6 +140,14 @@ class Sampler:
         rows, part = torch.cat([rows, rest]), torch.cat([part, torch.full_like(rest, -1)])
         return rows, Tie(entry, part, self.order[rows, entry.column])
 
+    def foreseen(self) -> Int[Tensor, " batch"]:
+        """The rows of the next batch, if nobody draws from the source of chance before; nothing is given out."""
+        before = (self.turn, self.plain, list(self.queues), self.chance.get_state())
+        rows, _ = self.next()
+        self.turn, self.plain, self.queues, chance = before
+        self.chance.set_state(chance)
+        return rows
+
     def state(self) -> dict[str, Tensor]:
         """All that the next batches depend on, but for the source of chance."""
         queues = {f"queue{index}": queue for index, queue in enumerate(self.queues)}

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,27 @@ class Server:
     process: subprocess.Popen[str]
 
     @classmethod
-    def start(cls) -> Server:
-        """Import what commands need; PyTorch with one thread, since others do not survive a fork."""
+    def start(cls, script: str = __file__) -> Server:
+        """Import what commands need; PyTorch with one thread, since others do not survive a fork.
+
+        Arguments:
+            script: What serves: this file, or one that changes something first.
+        """
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         environment.pop("MEDISENT_MODEL", None)
-        command = [sys.executable, __file__]
+        command = [sys.executable, script]
         pipe = subprocess.PIPE
         return cls(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
 
-    def begin(self, cwd: Path, *arguments: object, log: str = "log", memory: int = 0, size: int = 0) -> int:
+    def begin(
+        self,
+        cwd: Path,
+        *arguments: object,
+        log: str = "log",
+        memory: int = 0,
+        size: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
         """Begin a command and return its process; what it says goes into files LOG.out and LOG.err in the folder.
 
         Arguments:
@@ -35,9 +48,11 @@ class Server:
             log: See above.
             memory: Limit of the address space, in bytes, or none.
             size: Limit of the size of a file, in bytes, or none.
+            environment: What it finds besides in its environment.
         """
         words = [str(argument) for argument in arguments]
-        task = {"cwd": str(cwd), "words": words, "log": log, "memory": memory, "size": size}
+        task: dict[str, object] = {"cwd": str(cwd), "words": words, "log": log, "memory": memory, "size": size}
+        task["environment"] = dict(environment or {})
         return int(self._ask(task))
 
     def end(self, process: int) -> int:
@@ -91,6 +106,7 @@ def run(task: dict[str, object]) -> None:
 
     os.chdir(str(task["cwd"]))
     os.environ["MEDISENT_CACHE"] = "cache"
+    os.environ.update(task["environment"])  # type: ignore[call-overload]
     for number, name in ((1, "out"), (2, "err")):
         handle = os.open(f"{task['log']}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(handle, number)

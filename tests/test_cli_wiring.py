@@ -165,7 +165,7 @@ def test_a_run_of_another_study_is_refused_and_kept(run, place, monkeypatch, cap
     monkeypatch.chdir(place)
     before = contents(run)
     assert main(["train", "first.toml", "--seed", "8", "--device", "cpu"]) == 3
-    assert "seed = 8" in capsys.readouterr().err
+    assert "[training] seed: 9 there, 8 here" in capsys.readouterr().err
     assert contents(run) == before
 
 
