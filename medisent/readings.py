@@ -16,9 +16,11 @@ from torch.distributions import Normal
 
 from medisent.batches import Batch
 from medisent.checkpoints import Card, Trained
+from medisent.factors import Circular, Factor, Nominal
 from medisent.grids import unit_coordinates
 from medisent.loading import loading
 from medisent.mechanisms import Scene
+from medisent.metrics import mae, r2
 from medisent.model import Abduction, PartitionedVAE, Sight
 from medisent.posterior import PartitionedNormal
 from medisent.scanners import Scanner, bias_basis
@@ -318,6 +320,28 @@ def reconstruction_error(network: PartitionedVAE, found: Abduction) -> Float[Ten
     seen = found.sight.batch.coverage
     difference = (network.decode(found.q.loc).mean - found.canonical) * seen
     return (difference.square().sum((1, 2, 3, 4)) / seen.sum((1, 2, 3, 4)).clamp(min=1)).sqrt()
+
+
+def readout_error(
+    factor: Factor, estimate: Float[np.ndarray, " known"], truth: Float[np.ndarray, " known"]
+) -> tuple[float | None, float]:
+    """R2 and mean absolute error of estimates, in the factor's unit; the R2 is None where the truth never varies.
+
+    Of levels without an order the error is the share that is read wrong. Of these, and of what goes round, the R2 is
+    that of the embeddings; an estimate a whole turn away is no error.
+    """
+    if isinstance(factor, Nominal):
+        error = float(np.mean(estimate != truth))
+    elif isinstance(factor, Circular):
+        error = mae(estimate - ((estimate - truth) / factor.period).round() * factor.period, truth)
+    else:
+        error = mae(estimate, truth)
+    if len(truth) < 2 or np.ptp(truth) == 0:
+        return None, error
+    if not isinstance(factor, Circular | Nominal):
+        return r2(estimate, truth), error
+    there, here = (factor.embed(torch.from_numpy(values)).double().numpy() for values in (truth, estimate))
+    return r2((here - there.mean(0)).ravel(), (there - there.mean(0)).ravel()), error
 
 
 def latent_distance(card: Card, z: Float[Tensor, "batch latents"]) -> Float[Tensor, " batch"]:

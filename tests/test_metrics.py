@@ -20,7 +20,7 @@ from medisent import metrics
 from medisent.errors import UsageError
 from medisent.metrics import compatibility
 from medisent.metrics.panel import COMPATIBLE, HONEST, _block_family
-from medisent.metrics.probes import one_latent_accuracies, roc_area, svm_accuracies
+from medisent.metrics.probes import one_latent_accuracies, ridge, roc_area, svm_accuracies
 from medisent.metrics.samples import Sample, block_order, sample
 from medisent.metrics.scores import Family, scores
 
@@ -622,3 +622,21 @@ def test_unfairness_agrees_with_disentanglement_lib(kind):
     wanted = expected(kind)["unfairness/mean_fairness:mean_pred:mean_sens"]
     assert found.value == pytest.approx(wanted, abs=1e-12)
     assert found.low <= found.value <= found.high
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(4, 60),
+    latents=st.integers(1, 40),
+    dead=st.booleans(),
+)
+def test_the_linear_probe_is_the_ridge_regression_that_leaves_one_row_out(seed, n, latents, dead):
+    from sklearn.linear_model import RidgeCV
+
+    rng = np.random.default_rng(seed)
+    codes, rows = rng.normal(size=(n, latents)), rng.normal(size=(5, latents))
+    codes[:, 0] *= 0 if dead else 1
+    target = 3 + codes @ rng.normal(size=latents) + rng.normal(size=n)
+    scale = np.where(codes.std(0) > 0, codes.std(0), 1)
+    known = RidgeCV(alphas=np.logspace(-3, 3, 7)).fit((codes - codes.mean(0)) / scale, target)
+    assert ridge(codes, target)(rows) == pytest.approx(known.predict((rows - codes.mean(0)) / scale), abs=1e-6)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Shaped
 
 from medisent.evaluation.findings import Readout
 from medisent.evaluation.material import Material
 from medisent.factors import Circular, Factor, Nominal, Partition
-from medisent.metrics import Score, coverage, leakage, leakage_floor, mae, panel, r2
+from medisent.metrics import Score, coverage, leakage, leakage_floor, panel
+from medisent.readings import readout_error
 
 FEWEST_SUBJECTS = 5
 """Below this number of subjects held-out folds say nothing."""
@@ -32,20 +32,9 @@ def readout_of(factor: Factor, found: Float[np.ndarray, "scans 3"], truth: Float
         # By so many whole turns that the estimate is next to the truth.
         turns = ((estimate - true) / factor.period).round() * factor.period
         estimate, low, high = estimate - turns, low - turns, high - turns
-    error = float(np.mean(estimate != true)) if isinstance(factor, Nominal) else mae(estimate, true)
+    explained, error = readout_error(factor, estimate, true)
     inside = coverage(low, high, true) if np.isfinite([low, high]).all() else None
-    return Readout(_explained(factor, estimate, true), error, inside, int(known.sum()))
-
-
-def _explained(
-    factor: Factor, estimate: Float[np.ndarray, " known"], truth: Float[np.ndarray, " known"]
-) -> float | None:
-    if len(truth) < 2 or np.ptp(truth) == 0:
-        return None
-    if not isinstance(factor, Circular | Nominal):
-        return r2(estimate, truth)
-    there, here = (factor.embed(torch.from_numpy(values)).double().numpy() for values in (truth, estimate))
-    return r2((here - there.mean(0)).ravel(), (there - there.mean(0)).ravel())
+    return Readout(explained, error, inside, int(known.sum()))
 
 
 @dataclass(frozen=True, eq=False)

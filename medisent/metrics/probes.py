@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from medisent.metrics.information import gap
 from medisent.metrics.samples import Labels, Sample
+
+_PENALTIES = np.logspace(-3, 3, 7)
 
 Regression = Callable[
     [Float[np.ndarray, "n latents"], Float[np.ndarray, " n"]], Callable[[Float[np.ndarray, "m latents"]], np.ndarray]
@@ -23,11 +25,19 @@ Regression = Callable[
 
 
 def ridge(codes: Float[np.ndarray, "n latents"], target: Float[np.ndarray, " n"]) -> Callable[[np.ndarray], np.ndarray]:
-    """A linear predictor whose penalty is chosen by leaving one row out."""
+    """A linear predictor whose penalty, of seven, misses rows that are left out the least."""
     centre, scale = codes.mean(axis=0), codes.std(axis=0)
     scale = np.where(scale > 1e-12, scale, 1.0)
-    model = RidgeCV(alphas=np.logspace(-3, 3, 7)).fit((codes - centre) / scale, target)
-    return lambda rows: model.predict((rows - centre) / scale)
+    # One decomposition serves every penalty and every row that is left out.
+    left, singular, right = np.linalg.svd((codes - centre) / scale, full_matrices=False)
+    mean = target.mean()
+    told = left.T @ (target - mean)
+    kept = singular**2 / (singular**2 + _PENALTIES[:, None])
+    lever = 1 / len(target) + kept @ (left**2).T
+    missed = (target - mean - (kept * told) @ left.T) / (1 - lever).clip(1e-12)
+    penalty = _PENALTIES[int(np.argmin((missed**2).mean(axis=1)))]
+    weights = right.T @ (singular / (singular**2 + penalty) * told)
+    return lambda rows: mean + ((rows - centre) / scale) @ weights
 
 
 def boosted_trees(
