@@ -359,6 +359,39 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
     assert said.err.splitlines() == ["training", "training, 25%, 1:24 min left, loss 3.2"]
 
 
+def test_lines_become_fewer_the_longer_a_stage_takes(capsys, monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("medisent.cli.output.time.monotonic", lambda: seconds[0])
+    progress = Lines()
+    progress.stage("training", 12 * 3600)
+    for second in range(5, 12 * 3600, 5):
+        seconds[0] = float(second)
+        progress.advance(5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) < 150
+    assert lines[1].startswith("training, 0%, 11:59 h left")
+    assert "left" in lines[-1]
+
+
+def test_what_is_worth_saying_stands_below_the_bars_and_is_cut_at_the_edge():
+    from io import StringIO
+
+    from rich.console import Console
+
+    from medisent.cli.bars import bars
+
+    console = Console(file=StringIO(), force_terminal=True, width=72)
+    with bars(console) as progress:
+        progress.stage("training", 10)
+        progress.advance(3, "step 640, 43 scans/s, 780 nats: distortion 758, rate 31, readout 2.1, mask 410, more")
+        shown = [console.render_lines(part) for part in progress._progress.get_renderables()]
+    bar, note = ("".join(segment.text for segment in lines[0]) for lines in shown)
+    assert "training" in bar
+    assert "30%" in bar
+    assert note.startswith("  step 640, 43 scans/s, 780 nats: distortion 758")
+    assert note.rstrip().endswith("…")
+
+
 def test_bars_name_the_stage_and_end_full():
     from io import StringIO
 

@@ -17,7 +17,7 @@ import typer
 from medisent.errors import Interrupted, MedisentError
 from medisent.progress import Progress, Silence
 
-_LINE_EVERY_S = 10.0
+_FIRST_LINE_S, _LATER, _LAST_LINE_S = 10.0, 0.1, 600.0
 _REFUSAL_LINES = 6
 
 
@@ -60,7 +60,11 @@ class Output:
 
 
 class Lines:
-    """Progress in plain lines on stderr, one when a stage begins and one every ten seconds."""
+    """Progress in plain lines on stderr: one when a stage begins, then one after ten seconds, and ever fewer.
+
+    The longer a stage takes, the longer is the silence between two lines, a tenth of the time and ten minutes at most:
+    a night fills two screens.
+    """
 
     def __init__(self) -> None:
         self._name, self._total, self._done = "", 0.0, 0.0
@@ -76,7 +80,7 @@ class Lines:
         """A line with the share that is done and the time left, unless one was printed just now."""
         self._done += done
         now = time.monotonic()
-        if now - self._told < _LINE_EVERY_S:
+        if now - self._told < min(_LAST_LINE_S, max(_FIRST_LINE_S, _LATER * (now - self._began))):
             return
         self._told = now
         parts = [self._name]

@@ -1,18 +1,21 @@
-"""The pages people open: one scan explained, one model measured, methods compared. Plain values in, HTML out."""
+"""The pages people open: a scan explained, a model measured, a training, methods compared. Plain values in, HTML."""
 
 from medisent.reports.benched import BenchTable, bench_page
 from medisent.reports.evaluated import evaluation_page
 from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page
 from medisent.reports.harmonised import Columns, Pair, harmonisation_page
+from medisent.reports.trained import Block, Film, training_page
 from medisent.volumes.pictures import Window, planes
 
 __all__ = [
     "Answer",
     "BenchTable",
+    "Block",
     "Columns",
     "Comparison",
     "EditCheck",
     "FactorMap",
+    "Film",
     "Pair",
     "Window",
     "bench_page",
@@ -20,4 +23,5 @@ __all__ = [
     "explanation_page",
     "harmonisation_page",
     "planes",
+    "training_page",
 ]
