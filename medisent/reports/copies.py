@@ -88,25 +88,32 @@ class Sampling:
         placed: np.ndarray = affine @ step
         return placed
 
-    def layers(self) -> Iterator[tuple[slice, Box]]:
-        """A few layers of blocks at a time: where they lie among the blocks, and which voxels they are."""
-        x, y, z = self.box
-        depth = self.blocks[0]
-        several = max(1, _PIECE // (depth * (y.stop - y.start) * (z.stop - z.start)))
-        for first in range(0, self.shape[0], several):
-            last = min(first + several, self.shape[0])
-            yield slice(first, last), (slice(x.start + first * depth, x.start + last * depth), y, z)
+    def layers(self, voxels: Num[np.ndarray, "x y z"]) -> Iterator[tuple[Box, Num[np.ndarray, "_ _ _"]]]:
+        """A few layers of blocks at a time: where they lie among the blocks, and their voxels.
+
+        Layers follow each other as voxels do in memory; along another axis it takes four times as long.
+        """
+        axis = int(np.argmax(np.abs(voxels.strides)))
+        depth, count = self.blocks[axis], self.shape[axis]
+        area = math.prod(side.stop - side.start for side in self.box) // (depth * count)
+        several = max(1, _PIECE // (depth * area))
+        for first in range(0, count, several):
+            last = min(first + several, count)
+            at, source = [slice(None)] * 3, list(self.box)
+            at[axis] = slice(first, last)
+            source[axis] = slice(self.starts[axis] + first * depth, self.starts[axis] + last * depth)
+            yield (at[0], at[1], at[2]), voxels[tuple(source)]
 
     def means(self, voxels: Num[np.ndarray, "_ _ _"]) -> Float[np.ndarray, "_ _ _"]:
         """Means over the blocks, of voxels that fill whole blocks; float32."""
         if self.blocks == (1, 1, 1):
             return np.asarray(voxels, dtype=np.float32)
         i, j, k = self.blocks
-        shape = tuple(n // block for n, block in zip(voxels.shape, self.blocks, strict=True))
-        means = np.zeros(shape, np.float32)
-        for x, y, z in np.ndindex(i, j, k):
+        means = voxels[::i, ::j, ::k].astype(np.float32)
+        for x, y, z in list(np.ndindex(i, j, k))[1:]:
             means += voxels[x::i, y::j, z::k]
-        return means / np.float32(i * j * k)
+        means /= np.float32(i * j * k)
+        return means
 
 
 @dataclass(frozen=True)
@@ -181,8 +188,8 @@ def copies(
 def _grey(voxels: Num[np.ndarray, "x y z"], window: Window, sampling: Sampling) -> UInt8[np.ndarray, "_ _ _"]:
     """The means of a volume's blocks as grey, in the memory order of NIfTI's voxels."""
     grey = np.empty(sampling.shape, np.uint8, order="F")
-    for at, source in sampling.layers():
-        grey[at] = window.grey(sampling.means(voxels[source]))
+    for at, layers in sampling.layers(voxels):
+        grey[at] = window.grey(sampling.means(layers))
     return grey
 
 
@@ -213,8 +220,8 @@ def _map(change: Num[np.ndarray, "x y z"], end: float, scan: Volume, sampling: S
         i, j, k = sampling.blocks
         sampling = Sampling.over(sampling.box, (2 * i, 2 * j, 2 * k), scan.geometry.shape)
     steps = np.empty(sampling.shape, np.uint8, order="F")
-    for at, source in sampling.layers():
-        share = np.clip(np.nan_to_num(sampling.means(change[source])) / (end or 1.0), -1, 1)
+    for at, layers in sampling.layers(change):
+        share = np.clip(np.nan_to_num(sampling.means(layers)) / (end or 1.0), -1, 1)
         steps[at] = NOTHING + STEP * np.rint((NOTHING / STEP) * share).clip(-(NOTHING // STEP), NOTHING // STEP)
     return _nifti(steps, sampling.affine(scan.affine))
 
