@@ -104,13 +104,22 @@ def edited(trained: Trained, reading: Reading, wishes: Sequence[Wish], *, extrap
 
 def with_values(trained: Trained, reading: Reading, values: Sequence[tuple[str, float]]) -> Volume:
     """The scan of a reading with factors at these values, in their units, whatever training saw."""
+    return shown(reading, scene_with(trained, reading, values), trained.study.scanner.air)
+
+
+def scene_with(trained: Trained, reading: Reading, values: Sequence[tuple[str, float]]) -> Scene:
+    """The scene of a reading with factors at these values, in their units, whatever training saw.
+
+    Raises:
+        InterventionError: There is nothing in the scan that could take a value.
+    """
     scene = reading.scene
     present = {name: readout.estimate for name, readout in reading.readouts.items()}
     with torch.no_grad():
         for name, value in values:
             scene = mechanism_of(trained.network, name).intervene(trained.network, scene, name, present[name], value)
             present[name] = value
-    return shown(reading, scene, trained.study.scanner.air)
+    return scene
 
 
 def factor_map(trained: Trained, reading: Reading, name: str) -> Volume:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medisent.reports import Comparison, FactorMap, explanation_page
+from medisent.reports import Comparison, FactorMap, Traversal, explanation_page
 from medisent.volumes import Geometry, Volume
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
@@ -58,12 +58,24 @@ def report(codes="RAS", *, plain=False):
         Comparison("tumour_volume", "anatomy", "tumour 10 -> 20 mL", after.voxels, "edits/tumour.nii.gz"),
         Comparison("brightness", "nuisance", "brightness x2", brighter, "edits/brightness.nii.gz"),
     ]
+
+    def dimmed(part, stop):
+        return part.with_voxels(part.voxels * np.float32((stop + 1) / 4))
+
+    def hotter(part, stop):
+        return part.with_voxels(np.where(part.voxels == 200, np.float32((10, 20, 200)[stop]), part.voxels))
+
+    traversals = [
+        Traversal("tumour_volume", "anatomy", ("4 mL", "6 mL", "10 mL"), 2, hotter),
+        Traversal("brightness", "nuisance", ("0.25", "0.5", "0.75", "1", "1.25"), 3, dimmed),
+    ]
     return explanation_page(
         headline="Tumour volume is 9.6 mL.",
         scan=scan,
         factors=[{"name": "tumour_volume", "role": "anatomy", "unit": "mL", "estimate": 9.61}],
         maps=[] if plain else maps,
         comparisons=[] if plain else comparisons,
+        traversals=[] if plain else traversals,
         quality={"geometry": True},
         warnings=[],
         methods="Read with medisent.",
@@ -146,14 +158,14 @@ def test_the_slider_leads_from_the_scan_to_the_edited_scan(opened):
 def test_choosing_an_edit_changes_what_is_shown_and_the_map_follows(opened):
     wipe(opened, 100)
     one = opened.pixels(".edited .screen3")
-    opened.page.locator(".tabs .t1").click()
+    opened.page.locator("#comparison .tabs .t1").click()
     opened.page.wait_for_selector(".viewers[data-edit='1']")
     other = opened.pixels(".edited .screen3")
     assert opened.area("map") == "brightness"
     assert other.mean() > one.mean() + 10
     opened.page.locator(".mapped select").select_option("-1")
     opened.page.wait_for_selector(".viewers[data-map='']")
-    opened.page.locator(".tabs .t0").click()
+    opened.page.locator("#comparison .tabs .t0").click()
     opened.page.wait_for_selector(".viewers[data-edit='0']")
     assert opened.area("map") == "tumour_volume"
 
@@ -193,7 +205,16 @@ def test_every_control_is_reached_by_the_tab_key_and_shows_where_it_is(opened):
         opened.page.keyboard.press("Tab")
         name = "e => e.ariaLabel || e.name || e.textContent"
         seen.append(opened.page.evaluate(f"({name})(document.activeElement)"))
-    for wanted in ("comparison", "Wipe from", "The scan and the edited scan", "Which map", "Strength", "Copy text"):
+    for wanted in (
+        "comparison",
+        "Wipe from",
+        "The scan and the edited scan",
+        "Which map",
+        "Strength",
+        "passage",
+        "Move",
+        "Copy text",
+    ):
         assert any(text.strip().startswith(wanted) for text in seen), wanted
     wipe(opened, 50)
     opened.page.locator(".slider input").focus()
@@ -202,10 +223,41 @@ def test_every_control_is_reached_by_the_tab_key_and_shows_where_it_is(opened):
     assert opened.page.locator(".slider input").input_value() == str(int(before) + 1)
 
 
+def test_a_factor_moves_through_its_range_by_hand_and_keyboard_and_says_what_is_synthetic(opened):
+    page = opened.page
+    page.locator("#range .tabs .t1").click()
+    way, said = page.locator(".passage.r1 input"), page.locator(".passage.r1 output")
+    assert said.inner_text() == "1, as scanned"
+    own = opened.pixels(".passage.r1 .film")
+    way.focus()
+    page.keyboard.press("Home")
+    assert said.inner_text() == "0.25, synthetic"
+    assert way.get_attribute("aria-valuetext") == "0.25, synthetic"
+    assert page.locator(".passage.r1 .tag").is_visible()
+    darkest = opened.pixels(".passage.r1 .film")
+    page.keyboard.press("ArrowRight")
+    between = opened.pixels(".passage.r1 .film")
+    grey = (own > 200).all(axis=-1) & (own < 225).all(axis=-1)
+    assert grey.mean() > 0.5
+    assert darkest[grey].mean() / own[grey].mean() == pytest.approx(0.25, abs=0.06)
+    assert between[grey].mean() / own[grey].mean() == pytest.approx(0.5, abs=0.06)
+    page.locator(".passage.r1 .frame").nth(3).click()
+    assert not page.locator(".passage.r1 .tag").is_visible()
+    assert np.array_equal(opened.pixels(".passage.r1 .film"), own)
+    page.locator("#range .tabs .t0").click()
+    assert not way.is_visible()
+    page.locator(".passage.r0 input").fill("0")
+    frames = [opened.pixels(f".passage.r0 .frame:nth-child({i}) canvas")[3:-3, 3:-3] for i in (1, 2, 3)]
+    assert [bool((frame > 240).mean() > 0.002) for frame in frames] == [False, False, True]
+    assert opened.said == []
+
+
 def test_it_prints_on_a4_with_pictures_in_place_of_viewers(opened):
     opened.page.emulate_media(media="print")
     assert not opened.page.locator(".viewers").is_visible()
     assert opened.page.locator(".still").first.is_visible()
+    assert all(opened.page.locator(f".passage.r{i} .frames").is_visible() for i in (0, 1))
+    assert not opened.page.locator(".passage input").first.is_visible()
     pdf = opened.page.pdf(prefer_css_page_size=True)
     opened.page.emulate_media(media="screen")
     assert pdf.startswith(b"%PDF")

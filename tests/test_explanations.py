@@ -14,15 +14,20 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medisent import models
-from medisent.checkpoints import Trained
+from medisent.checkpoints import FactorCard, Trained
 from medisent.counterfactuals import with_values
 from medisent.errors import InterventionError, MachineError
 from medisent.explanations import Explanation, explain
+from medisent.explanations.traversals import stops, traversals
+from medisent.factors import Real
 from medisent.formats import read, write
 from medisent.readings import percentile, read_batch, read_factors
 from medisent.volumes import Volume
+from medisent.volumes.pictures import Upright
 
 COLUMNS = ["name", "role", "unit", "estimate", "low", "high", "level", "percentile"]
 NAMES = ["tumour_volume", "head_size", "site", "brightness", "contrast", "bias_field"]
@@ -221,6 +226,40 @@ def test_maps_are_of_factors_that_a_number_can_be_added_to(explanation):
     assert "site" not in explanation.maps
     assert set(explanation.maps) <= set(NAMES)
     assert {name.rpartition("_")[0] for name in explanation.counterfactuals} <= set(NAMES)
+
+
+def test_a_part_of_a_scan_shows_at_a_stop_what_the_whole_counterfactual_shows_there(explanation):
+    trained, reading = explanation.trained, explanation.reading
+    part = Upright(reading.scan).slabs((9, 20, 12))[0]
+    found = {one.factor: one for one in traversals(trained, reading)}
+    assert found.keys() <= set(trained.network.factors)
+    assert len(found) >= 4
+    for name, one in found.items():
+        present = reading.readouts[name].estimate
+        values = stops(trained.network.factors[name], trained.card.factors[name], present)
+        assert values[one.own] == present
+        assert len(values) == len(one.labels)
+        assert one.show(part, one.own) is part
+        whole = with_values(trained, reading, [(name, values[0])])
+        wanted = Upright(whole).slabs((9, 20, 12))[0].voxels
+        shown = one.show(part, 0).voxels
+        assert np.allclose(shown, wanted, rtol=1e-4, atol=1e-4 * float(np.abs(wanted).max()))
+
+
+@given(st.floats(0.01, 100), st.floats(0.1, 10), st.floats(-0.5, 1.5))
+def test_stops_go_up_through_the_cohorts_middle_and_stand_once_at_the_scans_own_value(low, width, place):
+    quantiles = tuple(np.linspace(low, low + width, 101).tolist())
+    card = FactorCard(quantiles, low, low + width, 1.0, 10)
+    present = low + place * width
+    values = stops(Real(name="size", role="anatomy"), card, present)
+    if not low <= present <= low + width:
+        assert values == []
+        return
+    assert values.count(present) == 1
+    assert values == sorted(values)
+    assert len(values) in (7, 8)
+    assert (values[0] == min(present, quantiles[5])) or present == values[0]
+    assert values[-1] in (present, quantiles[95])
 
 
 def test_the_headline_is_one_sentence_with_the_first_factor_of_the_anatomy(explanation):

@@ -6,6 +6,7 @@ import hashlib
 import html
 import io
 import itertools
+import json
 import re
 import struct
 import time
@@ -20,12 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medisent.errors import GeometryError
-from medisent.reports import Comparison, FactorMap, Window, evaluation_page, explanation_page, planes
+from medisent.reports import Comparison, FactorMap, Traversal, Window, evaluation_page, explanation_page, planes
 from medisent.reports.copies import STEP, copies
 from medisent.reports.figures import bar, strip
+from medisent.reports.films import LightTable
+from medisent.reports.traversals import passages
 from medisent.reports.words import decimals_for, fixed, number, ordinal
 from medisent.volumes import Geometry, Volume
-from medisent.volumes.pictures import robust_limit, robust_window, shade
+from medisent.volumes.pictures import Upright, robust_limit, robust_window, shade
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> & {{ 7*191 }}"
 ORIENTATIONS = [
@@ -455,8 +458,12 @@ def test_a_small_bright_lesion_stands_out_from_the_tissue():
     assert window.grey(voxels[31, 28:32, 28:32])[3, 3] > window.grey(voxels[31, 28:32, 28:32])[0, 0] + 25
 
 
+def gunzipped(text):
+    return gzip.decompress(base64.b64decode(text))
+
+
 def unpacked(text):
-    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+    return nibabel.Nifti1Image.from_bytes(gunzipped(text))
 
 
 @pytest.mark.parametrize("limit", [10**9, 25_000, 9000])
@@ -487,6 +494,64 @@ def test_the_copy_of_an_edit_is_that_edit_to_two_greys_and_lies_where_the_scan_l
         assert np.abs(centres[0] - centres[1]).max() < 0.5
 
 
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_a_slab_shows_in_its_plane_what_the_scan_shows_there(order, signs):
+    canonical = np.random.default_rng(0).uniform(0, 1, (5, 6, 7)).astype(np.float32)
+    upright, at = Upright(stored(canonical, (2, 1, 3), order, signs)), (1, 4, 2)
+    for i, (slab, plane) in enumerate(zip(upright.slabs(at), upright.cut(upright.volume.voxels, at), strict=True)):
+        assert np.array_equal(Upright(slab).cut(slab.voxels, (0, 0, 0))[i], plane)
+        index = np.argwhere(slab.voxels == slab.voxels.max())[0]
+        first = np.argwhere(upright.volume.voxels == slab.voxels.max())[0]
+        assert np.allclose(slab.affine @ [*index, 1], upright.volume.affine @ [*first, 1])
+
+
+def brightened(part, stop):
+    return part.with_voxels(part.voxels * np.float32(1 + (stop - 1) / 2))
+
+
+def grown(part, stop):
+    """A box of the patient, not of the part, shines the more the further the stop."""
+    voxels = part.voxels.copy()
+    index = np.stack(np.meshgrid(*map(np.arange, voxels.shape), indexing="ij"), axis=-1)
+    place = index @ part.affine[:3, :3].T + part.affine[:3, 3]
+    voxels[(np.abs(place - [15, 20, 21]) < 8).all(axis=-1)] += 20 * (stop - 1)
+    return part.with_voxels(voxels)
+
+
+def test_what_a_slider_shows_is_the_scan_at_its_stop_to_two_greys_and_the_scan_itself_at_its_own():
+    table = LightTable(volume())
+    tumour = Traversal("tumour_volume", "anatomy", ("5 mL", "10 mL", "15 mL"), 1, grown)
+    gain = Traversal("brightness", "nuisance", ("0.5", "1", "1.5", "2"), 1, brightened)
+    at = (7, 10, 7)
+    found = passages(table, [(tumour, at), (gain, at)])
+    held = json.loads(found.frames)
+    assert len(held["planes"]) == 3, "factors that are shown at one place share the scan's planes"
+    greys = [np.frombuffer(gunzipped(plane["grey"]), np.uint8) for plane in held["planes"]]
+    for traversal, factor in zip((tumour, gain), held["factors"], strict=True):
+        tables = np.frombuffer(gunzipped(factor["tables"]), np.uint8).reshape(-1, 3, 256)
+        rests = np.frombuffer(gunzipped(factor["rests"]), np.int8).reshape(len(tables), -1)
+        for stop, (greyed, rest) in enumerate(zip(tables, rests, strict=True)):
+            moved = traversal.show(table.upright.volume, stop).voxels
+            start = 0
+            for i, plane in enumerate(table.upright.cut(moved, at)):
+                mine = greys[factor["planes"][i]]
+                shown = np.clip(greyed[i][mine].astype(int) + STEP * rest[start : start + mine.size], 0, 255)
+                start += mine.size
+                assert np.abs(shown.reshape(plane.shape) - table.window.grey(plane)).max() <= STEP / 2
+                if stop == traversal.own:
+                    assert np.array_equal(shown, mine)
+    assert [one.own for one in found.each] == [1, 1]
+
+
+def test_a_page_without_traversals_has_no_slider_for_them():
+    assert 'id="range"' not in explanation()
+    page = Reading(explanation(traversals=[Traversal("brightness", "nuisance", ("0.5", "1 <b>"), 1, brightened)]))
+    assert [a["max"] for tag, a in page.tags if tag == "input" and "through its range" in str(a.get("aria-label"))] == [
+        "1"
+    ]
+    assert "1 <b>" in page.text
+
+
 @pytest.mark.slow
 def test_a_large_scan_with_ten_counterfactuals_makes_a_small_page_quickly():
     shape = (256, 256, 180)
@@ -498,7 +563,8 @@ def test_a_large_scan_with_ten_counterfactuals_makes_a_small_page_quickly():
         Comparison(f"factor_{i % 5}", "nuisance", f"edit {i}", scan.voxels * np.float32(1 + (i + 1) / 20), "x.nii.gz")
         for i in range(10)
     ]
+    traversals = [Traversal(f"factor_{i}", "nuisance", tuple("123456"), 1, brightened) for i in range(5)]
     start = time.process_time()
-    page = explanation(scan, comparisons=edits)
+    page = explanation(scan, comparisons=edits, traversals=traversals)
     assert time.process_time() - start <= 5
     assert len(page) <= 1e7

@@ -20,6 +20,7 @@ from medisent.checkpoints import Trained
 from medisent.counterfactuals import factor_map, harmonized, with_values
 from medisent.errors import InterventionError
 from medisent.explanations.choices import likeliest, percentile_rows, shown_values
+from medisent.explanations.traversals import traversals
 from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
@@ -317,6 +318,7 @@ class Explanation:
             headline=self.headline(rereads),
             answers=self._answers(rereads),
             edit_checks=[self._edit_check(found) for found in rereads],
+            traversals=traversals(self.trained, self.reading),
             scan=self.scan,
             factors=rows,
             maps=maps,

@@ -5,6 +5,7 @@ from medisent.reports.evaluated import evaluation_page
 from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page
 from medisent.reports.harmonised import Columns, Pair, harmonisation_page
 from medisent.reports.trained import Block, Film, training_page
+from medisent.reports.traversals import Traversal
 from medisent.volumes.pictures import Window, planes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FactorMap",
     "Film",
     "Pair",
+    "Traversal",
     "Window",
     "bench_page",
     "evaluation_page",

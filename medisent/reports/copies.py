@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import nibabel
 import numpy as np
 from isal import igzip
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Int8, Num, UInt8
 
 from medisent.volumes import Volume
 from medisent.volumes.pictures import Window
@@ -197,7 +197,17 @@ def _edit(
     voxels: Num[np.ndarray, "x y z"], before: UInt8[np.ndarray, "_ _ _"], window: Window, sampling: Sampling
 ) -> EditCopy:
     """How the scan's grey becomes that of an edit."""
-    after = _grey(voxels, window, sampling)
+    table, rest = steps_between(before, _grey(voxels, window, sampling))
+    return EditCopy(text_of(table.tobytes()), packed(rest.tobytes("F")))
+
+
+def steps_between(
+    before: UInt8[np.ndarray, "x y z"], after: UInt8[np.ndarray, "x y z"]
+) -> tuple[UInt8[np.ndarray, "256"], Int8[np.ndarray, "x y z"]]:
+    """How one grey becomes another: the grey that each grey becomes, and in steps of 4 what is then left.
+
+    The table changes nothing where less than half of the voxels change; so those that do not stay what they are.
+    """
     same = np.arange(256)
     thin = (slice(None, None, max(1, before.shape[0] // 64)),) * 3
     one, other = before[thin].ravel(), after[thin].ravel()
@@ -211,7 +221,7 @@ def _edit(
     for i in range(before.shape[2]):
         left = after[:, :, i].astype(np.float32) - table[before[:, :, i]]
         rest[:, :, i] = np.rint(left / STEP)
-    return EditCopy(_text(table.astype(np.uint8).tobytes()), _packed(rest.tobytes("F")))
+    return table.astype(np.uint8), rest
 
 
 def _map(change: Num[np.ndarray, "x y z"], end: float, scan: Volume, sampling: Sampling) -> str:
@@ -242,12 +252,14 @@ def _nifti(voxels: UInt8[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4"])
     image.header.set_xyzt_units("mm")
     image.header["cal_max"] = 255
     image.header["descrip"] = b"display copy, 8 bit"
-    return _packed(image.to_bytes())
+    return packed(image.to_bytes())
 
 
-def _packed(data: bytes) -> str:
-    return _text(igzip.compress(data, 3, mtime=0))
+def packed(data: bytes) -> str:
+    """Base64 of the gzipped bytes."""
+    return text_of(igzip.compress(data, 3, mtime=0))
 
 
-def _text(data: bytes) -> str:
+def text_of(data: bytes) -> str:
+    """Base64 of the bytes."""
     return base64.b64encode(data).decode()

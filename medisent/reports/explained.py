@@ -12,6 +12,7 @@ from medisent.reports.copies import copies
 from medisent.reports.figures import Strip, strip
 from medisent.reports.films import Film, LightTable, Picture, Scale, colour_scale
 from medisent.reports.pages import rendered
+from medisent.reports.traversals import Passages, Traversal, passages
 from medisent.reports.viewing import PAGE, Viewer, packed_program, program, viewer
 from medisent.reports.words import MISSING, decimals_for, fixed, known, measured, number, ordinal, sentence, words
 from medisent.volumes import Volume, pictures
@@ -150,6 +151,7 @@ class ExplanationPage:
     remarks: tuple[str, ...]
     comparisons: tuple[Panel, ...]
     maps: tuple[Panel, ...]
+    passages: Passages
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
     level: str
     checks: tuple[Check, ...]
@@ -178,6 +180,7 @@ def explanation_page(
     provenance: Mapping[str, str],
     answers: Sequence[Answer] = (),
     edit_checks: Sequence[EditCheck] = (),
+    traversals: Sequence[Traversal] = (),
 ) -> str:
     """One HTML page about one scan.
 
@@ -196,6 +199,7 @@ def explanation_page(
         provenance: Versions and hashes, in the order in which they are shown.
         answers: What a reader asks first; whether to trust it is answered last, by the checks.
         edit_checks: Edited scans that were read again.
+        traversals: Factors on their way through their range.
 
     Raises:
         GeometryError: A map or a counterfactual is not on the scan's grid.
@@ -203,16 +207,19 @@ def explanation_page(
     table = LightTable(scan)
     panels, shown = _comparison_panels(table, comparisons)
     mapped = tuple(_map_panel(table, item, shown.get(item.factor)) for item in maps)
+    places = {**{panel.factor: panel.at for panel in mapped}, **shown}
+    ranges = passages(table, [(one, places.get(one.factor, table.middle)) for one in traversals])
     checks = tuple(_check(name, value) for name, value in quality.items())
     facts = ExplanationPage(
         headline=headline,
         answers=(*answers, *_trust(checks, edit_checks)),
         warnings=tuple(warnings),
-        viewer=_viewer(table, panels, comparisons, mapped, maps),
+        viewer=_viewer(table, len(ranges.frames), panels, comparisons, mapped, maps),
         film=None if comparisons else table.scan_film(table.middle),
         remarks=table.remarks,
         comparisons=panels,
         maps=mapped,
+        passages=ranges,
         groups=_groups(factors),
         level=_common_level(factors),
         checks=checks,
@@ -222,17 +229,18 @@ def explanation_page(
         provenance=tuple(provenance.items()),
         album=tuple(table.album.values()),
     )
-    return rendered("explanation", ("script", "viewer"), facts, admitted=(program(),))
+    return rendered("explanation", ("script", "viewer", "passages"), facts, admitted=(program(),))
 
 
 def _viewer(
     table: LightTable,
+    taken: int,
     panels: Sequence[Panel],
     comparisons: Sequence[Comparison],
     mapped: Sequence[Panel],
     maps: Sequence[FactorMap],
 ) -> Viewer:
-    room = PAGE - len(packed_program()) - sum(len(picture.source) for picture in table.album.values())
+    room = PAGE - taken - len(packed_program()) - sum(len(picture.source) for picture in table.album.values())
     found = copies(
         table.upright.volume,
         table.window,

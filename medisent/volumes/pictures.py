@@ -13,7 +13,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image, ImageDraw, ImageFont
 
 from medisent.errors import GeometryError
-from medisent.volumes.volume import Volume
+from medisent.volumes.volume import Geometry, Volume
 
 PLANES = ("axial", "coronal", "sagittal")
 COLD = ((0.0, 12, 22, 44), (0.35, 28, 94, 190), (0.7, 74, 164, 240), (1.0, 190, 232, 255))
@@ -104,6 +104,23 @@ class Upright:
         coronal = view[::-1, anterior, ::-1].T
         sagittal = view[right, ::-1, ::-1].T
         return axial.astype(np.float32), coronal.astype(np.float32), sagittal.astype(np.float32)
+
+    def slabs(self, at: tuple[int, int, int]) -> tuple[Volume, Volume, Volume]:
+        """The parts of the scan, one voxel thick, that the planes through upright index ``at`` show."""
+        axial, coronal, sagittal = (self._slab(axis, at[axis]) for axis in (2, 1, 0))
+        return axial, coronal, sagittal
+
+    def _slab(self, axis: int, index: int) -> Volume:
+        """The voxels, as they are stored, of one slice across an upright axis."""
+        scan = self.volume
+        along = int(np.flatnonzero(self.orientation[:, 0] == axis)[0])
+        start = index if self.orientation[along, 1] > 0 else scan.geometry.shape[along] - 1 - index
+        x, y, z = (slice(start, start + 1) if i == along else slice(None) for i in range(3))
+        affine = scan.affine.copy()
+        affine[:3, 3] += start * affine[:3, along]
+        voxels = scan.voxels[x, y, z]
+        i, j, k = voxels.shape
+        return Volume(voxels, Geometry(affine, (i, j, k)))
 
     @property
     def sizes(self) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
