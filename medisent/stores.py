@@ -33,7 +33,7 @@ _CHUNK = 1 << 26
 # names later), or Linux would refuse to map a file that is larger than memory.
 _PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
 # Their voxels lie in other files, which the header names as it likes.
-_DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
+_DETACHED = (".hdr", ".img", ".mhd", ".nhdr", ".par", ".rec")
 _CHAIN = ("grids.py", "loading.py", "scanners.py", "volumes/volume.py", "formats")
 
 Scans = Sequence[Sequence[Path | None]]
@@ -80,7 +80,7 @@ class Store:
             OSError: A file cannot be read.
         """
         paths = sorted({path for row in scans for path in row if path is not None})
-        if any(path.name.lower().removesuffix(".gz").endswith(_DETACHED) for path in paths):
+        if any(map(_is_detached, paths)):
             return None
         digests = self._digests(paths)
         rows = [[digests[path] if path else "" for path in row] for row in scans]
@@ -218,6 +218,19 @@ def _mark(path: Path) -> str:
         name = str(file.relative_to(path)).encode("utf-8", "surrogateescape")
         found.update(name + f"|{said.st_size}|{said.st_mtime_ns}|{said.st_ctime_ns}|{said.st_ino}|".encode())
     return found.hexdigest()
+
+
+def content_digest(path: Path) -> str | None:
+    """The SHA-256 of what a scan's file, or the files of its folder, hold; None where voxels may lie in other files.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    return None if _is_detached(path) else _content(path)
+
+
+def _is_detached(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(_DETACHED)
 
 
 def _content(path: Path) -> str:

@@ -18,10 +18,10 @@ from medisent.cli import app, main
 from medisent.cli.options import chosen_device
 from medisent.cli.output import Lines, Output, duration, jsonable, table
 from medisent.cli.runs import leakage_lines, summary
-from medisent.cli.scans import stem
 from medisent.config import Gate, load_study
 from medisent.errors import GateError, MachineError, UsageError
 from medisent.evaluation import check_gate
+from medisent.many import stem
 from medisent.progress import Progress, Silence
 
 COMMANDS = (

@@ -31,6 +31,17 @@ SeriesNumber = Annotated[
     int | None, typer.Option("--series", min=0, metavar="N", help="Which series of a DICOM folder, as listed.")
 ]
 Names = Annotated[bool, typer.Option("--names", help="Call each scan by its path, as typed; else by its number.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="DIR", help="Every scan below a folder, each DICOM series one."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what an earlier run of this command has done.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask", metavar="WHERE", help="local:N for N processes here, or a scheduler's address, tcp://HOST:PORT."
+    ),
+]
 MaxVoxels = Annotated[
     int | None,
     typer.Option(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medisent.cli.batches import PACKAGED, Asked, Doing, each, end, told_of
 from medisent.cli.options import (
+    Dask,
     Debug,
     Device,
     Dicom,
+    Folder,
+    Fresh,
     Json,
     MaxVoxels,
     ModelName,
@@ -25,41 +28,32 @@ from medisent.cli.options import (
     VolumeNumber,
     chosen_device,
 )
-from medisent.cli.output import Output, end_after_result, printable, table
-from medisent.errors import MachineError, MedisentError, UsageError
+from medisent.cli.output import Output, printable, table
+from medisent.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
     from medisent.models import Model
-    from medisent.progress import Progress
     from medisent.volumes import Volume
 
-_SUFFIXES = (".nii", ".gz", ".dcm", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr")
 _LONGEST_NAME = 255  # bytes
-_TOLD = 4  # refusals that are told one by one when many scans are
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A scan out of several for which nothing was done.
-
-    Attributes:
-        scan: Its path.
-        error: Why.
-    """
-
-    scan: Path
-    error: MedisentError
 
 
 def explain(
-    scan: Scan,
+    scans: Annotated[
+        list[Path] | None, typer.Argument(metavar="SCAN...", help="One scan or many; else --cohort or --folder.")
+    ] = None,
     model: ModelName = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="OUT", help="Folder for the explanation; else named by the scan."),
+        typer.Option("--out", "-o", metavar="OUT", help="Folder for the explanation; else named by the one scan."),
     ] = None,
+    cohort: Annotated[
+        Path | None, typer.Option("--cohort", metavar="COHORT.tsv", help="A table whose column scan names them.")
+    ] = None,
+    folder: Folder = None,
+    names: Names = False,
+    fresh: Fresh = False,
+    dask: Dask = None,
     dicom: Dicom = False,
     volume: VolumeNumber = None,
     series: SeriesNumber = None,
@@ -70,17 +64,45 @@ def explain(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Explain a scan by its factors.
+    """Explain scans by their factors.
 
-    Reads the factors with intervals, maps where each acts, and writes counterfactual scans and a report.
+    Reads the factors with intervals, maps where each acts, and writes counterfactual scans and a report. Several scans
+    have a folder each, and one table of all factors; scans that are explained already are passed over.
     """
+    output = Output(as_json, quiet)
+    asked = Asked(scans or [], cohort, folder, volume, series, max_voxels, names)
+    if cohort is None and folder is None and len(asked.scans) == 1 and not _holds_many(asked.scans[0]):
+        _explain_one(asked, model, out, output, seed=seed, device=device, dicom=dicom)
+        return
+    from medisent.cli.explaining import explain_many
+
+    if out is None:
+        raise UsageError("There are several scans, each of which gets a folder. Name one for all of them: -o OUT.")
+    doing = Doing(model, device, seed, dask, fresh, output)
+    explain_many(asked, doing, out, dicom=dicom)
+
+
+def _holds_many(scan: Path) -> bool:
+    """Whether a scan that was named is a folder without DICOM, which is taken for the scans below it."""
+    if not scan.is_dir():
+        return False
+    from medisent.formats.folder import holds_dicom
+
+    return not holds_dicom(scan)
+
+
+def _explain_one(
+    asked: Asked, model: str | None, out: Path | None, output: Output, *, seed: int, device: str, dicom: bool
+) -> None:
+    from medisent.many import stem
+
+    scan = asked.scans[0]
     folder = out or Path(f"{stem(scan)}_medisent")
     _refuse_long(folder)
-    output = Output(as_json, quiet)
     with output.progress() as progress:
         progress.stage("reading")
         loaded = _model(model, device, seed, output)
-        image = _read(scan, output, volume, series, max_voxels)
+        image = _read(scan, output, asked.volume, asked.series, asked.max_voxels)
         progress.stage("explaining")
         explanation = loaded.explain(image)
         progress.stage("writing")
@@ -122,6 +144,8 @@ def counterfactual(
 
     Writes the scan as it would be with other values of its factors, in its own space.
     """
+    from medisent.many import stem
+
     target = out or Path(f"{stem(scan)}_counterfactual.nii.gz")
     if not target.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"-o is {target}, but a counterfactual is written as .nii or .nii.gz. Choose such a name.")
@@ -174,7 +198,10 @@ def harmonize(
         str, typer.Option("--subject", metavar="COLUMN", help="Its column with the people.")
     ] = "subject",
     always: Annotated[bool, typer.Option("--always", help="Harmonize even where sites do not differ.")] = False,
+    folder: Folder = None,
     names: Names = False,
+    fresh: Fresh = False,
+    dask: Dask = None,
     model: ModelName = None,
     volume: VolumeNumber = None,
     series: SeriesNumber = None,
@@ -193,39 +220,46 @@ def harmonize(
     """
     from medisent.cli.harmonizing import Harmonizing
     from medisent.harmonisation import visits_of
+    from medisent.many import unique_names
 
-    if cohort is None and not scans:
-        raise UsageError("No scan was named. Name scans, or a table of them with --cohort.")
-    visits = visits_of(cohort, scans or [], site, subject, names=names)
-    _refuse_series(series, len(visits))
+    named = bool(scans) or folder is not None
+    sources = Asked(scans or [], None if named else cohort, folder, volume, series, max_voxels, names).sources()
+    visits = visits_of(cohort, [source.path for source in sources] if named else [], site, subject)
     single = out.name.endswith((".nii", ".nii.gz"))
-    if single and len(visits) > 1:
-        raise UsageError(f"-o is the file {out}, but there are {len(visits)} scans. Name a folder.")
-    files = [out.name if single else f"{stem(visit.scan)}_harmonized.nii.gz" for visit in visits]
-    if len(set(files)) < len(files):
-        raise UsageError("Two of the scans have the same name, so one result would replace the other. Rename one.")
-    output = Output(as_json, quiet)
-    with output.progress() as progress:
+    if single and len(sources) > 1:
+        raise UsageError(f"-o is the file {out}, but there are {len(sources)} scans. Name a folder.")
+    files = [out.name] if single else [f"{name}_harmonized.nii.gz" for name in unique_names(sources)]
+    _refuse_long(*map(Path, files))
+    doing = Doing(model, device, seed, dask, fresh, Output(as_json, quiet))
+    with doing.output.progress() as progress:
         progress.stage("loading the model")
-        loaded = _model(model, device, seed, output)
-
-        def read(path: Path) -> Volume:
-            return _read(path, output, volume, series, max_voxels)
-
-        goals = [_read(path, output, max_voxels=max_voxels) for path in to or []]
-        harmonizing = Harmonizing(loaded.trained, visits, files, goals, read, progress)
-        told, lines, failed = harmonizing.into(out.parent if single else out, seed, always=always, page=not single)
-    output.result({"schema": 1, "out": out, **told, "failed": _told(failed)}, lines)
-    _end(failed, len(visits))
+        found = doing.model_file()
+        goals = [_read(path, doing.output, max_voxels=max_voxels) for path in to or []]
+        labelled = [replace(visit, label=source.label) for visit, source in zip(visits, sources, strict=True)]
+        with doing.engine() as engine:
+            harmonizing = Harmonizing(
+                found, doing.reached(sources), labelled, files, goals, engine, seed, progress, doing.output
+            )
+            told, lines, failed = harmonizing.into_file(out) if single else harmonizing.into(out, always, fresh)
+    doing.output.result({"schema": 1, "out": out, **told, "failed": told_of(failed)}, lines)
+    end(failed, len(sources))
 
 
 def encode(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan or many.")],
+    scans: Annotated[
+        list[Path] | None, typer.Argument(metavar="SCAN...", help="One scan or many; else --cohort or --folder.")
+    ] = None,
     model: ModelName = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="codes.tsv", help="The table; else it is printed.")
     ] = None,
+    cohort: Annotated[
+        Path | None, typer.Option("--cohort", metavar="COHORT.tsv", help="A table whose column scan names them.")
+    ] = None,
+    folder: Folder = None,
     names: Names = False,
+    fresh: Fresh = False,
+    dask: Dask = None,
     volume: VolumeNumber = None,
     series: SeriesNumber = None,
     max_voxels: MaxVoxels = None,
@@ -243,44 +277,33 @@ def encode(
     import pandas as pd
 
     from medisent.files import write_text
+    from medisent.many import Encoding, Journal
 
-    _refuse_series(series, len(scans))
-    output = Output(as_json, quiet)
-    with output.progress() as progress:
+    sources = Asked(scans or [], cohort, folder, volume, series, max_voxels, names).sources()
+    doing = Doing(model, device, seed, dask, fresh, Output(as_json, quiet))
+    journal = Journal() if out is None or len(sources) == 1 else Journal.beside(out.absolute())
+    if fresh:
+        journal.close()
+    with doing.output.progress() as progress:
         progress.stage("loading the model")
-        loaded = _model(model, device, seed, output)
-        progress.stage("encoding", len(scans))
-        done, failed = _each(
-            scans,
-            lambda number: loaded.encode([_read(scans[number], output, volume, series, max_voxels)]),
-            progress,
-        )
-    codes = pd.concat(list(done.values()), ignore_index=True)
-    codes.insert(0, "scan", [str(scans[number]) if names else str(number + 1) for number in done])
+        found = doing.model_file()
+        with doing.engine() as engine:
+            progress.stage("encoding", len(sources))
+            work = Encoding(found, journal)
+            done, failed = each(work, doing.reached(sources), [""] * len(sources), engine, seed, progress, doing.output)
+    columns = list(found.trained.network.partition.columns)
+    codes = pd.DataFrame(list(done.values()), columns=columns, dtype="float64")
+    codes.insert(0, "scan", [sources[number].label for number in done])
     text = printable(codes.to_csv(sep="\t", index=False, lineterminator="\n"))
     if out is not None:
         write_text(out, text)
+        journal.close()
     if out is None and not as_json:
         print(text, end="")  # the table is what was asked for, however quietly
     else:
-        found = {"schema": 1, "out": out, "codes": codes.to_dict("records"), "failed": _told(failed)}
-        output.result(found, [f"Codes: {out}"])
-    _end(failed, len(scans))
-
-
-def stem(scan: Path) -> str:
-    """The name of a scan without its folder and its format's endings."""
-    name = scan.resolve().name if scan.name in ("", "..") else scan.name
-    while Path(name).suffix.lower() in _SUFFIXES:
-        name = Path(name).stem
-    return name
-
-
-def _refuse_series(series: int | None, count: int) -> None:
-    if series is not None and count > 1:
-        raise UsageError(
-            f"--series was given with {count} scans, but series are counted anew in each folder. Name one scan."
-        )
+        told = {"schema": 1, "out": out, "codes": codes.to_dict("records"), "failed": told_of(failed)}
+        doing.output.result(told, [f"Codes: {out}"])
+    end(failed, len(sources))
 
 
 def _refuse_long(*targets: Path) -> None:
@@ -303,7 +326,7 @@ def _model(name: str | None, device: str, seed: int, output: Output) -> Model:
     torch.manual_seed(seed)
     path = find_model(name)
     if path == PACKAGED_MODEL:
-        output.say("This model learned from rendered heads: it shows what medisent does, but knows no real scan.")
+        output.say(PACKAGED)
     return load(path, device=chosen_device(device))
 
 
@@ -320,49 +343,6 @@ def _read(
     for remark in scan.remarks:
         output.say(f"{path.name}: {remark}")
     return scan
-
-
-def _each(
-    scans: Sequence[Path], work: Callable[[int], Result], progress: Progress
-) -> tuple[dict[int, Result], list[Failure]]:
-    """What became of each scan, by its number, and which ones failed; a failure does not stop the others.
-
-    Raises:
-        MedisentError: Every scan failed.
-    """
-    done: dict[int, Result] = {}
-    failed = []
-    for number, scan in enumerate(scans):
-        try:
-            done[number] = work(number)
-        except MedisentError as error:
-            failed.append(Failure(scan, error))
-        progress.advance(1)
-    if not done:
-        raise _failure(failed, len(scans))
-    return done, failed
-
-
-def _failure(failed: Sequence[Failure], count: int) -> MedisentError:
-    """The one refusal that several amount to: that of the input, if there is one, goes before the machine's."""
-    if len(failed) == count == 1:
-        return failed[0].error
-    lines = [f"{len(failed)} of {count} scans failed" + (":" if len(failed) == count else "; the others are done:")]
-    lines += [str(failure.error).splitlines()[0] for failure in failed[:_TOLD]]
-    if len(failed) > _TOLD:
-        lines.append(f"... and {len(failed) - _TOLD} more.")
-    foremost = min((failure.error for failure in failed), key=lambda error: error.exit_code)
-    return type(foremost)("\n".join(lines), code=foremost.code)
-
-
-def _told(failed: Sequence[Failure]) -> list[dict[str, object]]:
-    return [{"scan": f.scan, "code": f.error.code, "message": str(f.error)} for f in failed]
-
-
-def _end(failed: Sequence[Failure], count: int) -> None:
-    """End with the failures' exit code after the result of the other scans is out, or not at all where none failed."""
-    if failed:
-        end_after_result(_failure(failed, count))
 
 
 def _cell(value: object) -> str:

@@ -28,7 +28,7 @@ class Visit:
         scan: Where it is.
         site: Where it was made; empty is unknown.
         subject: Whose it is.
-        label: What outputs call it: its number in the order given, unless names were asked for.
+        label: What outputs call it: its number in the order given, from 1, unless names are asked for.
     """
 
     scan: Path
@@ -64,9 +64,7 @@ def look(trained: Trained, scan: Volume, reading: Reading | None = None) -> Look
     return Look(sketch(scan.voxels), found.readouts, known(found), log_spread(trained, found))
 
 
-def visits_of(
-    table: Path | None, scans: Sequence[Path], site: str, subject: str, *, names: bool = False
-) -> list[Visit]:
+def visits_of(table: Path | None, scans: Sequence[Path], site: str, subject: str) -> list[Visit]:
     """The scans that were named, or all of a table, with what the table says of them.
 
     Arguments:
@@ -74,16 +72,12 @@ def visits_of(
         scans: Which of its scans; none is all.
         site: Its column with the sites.
         subject: Its column with the subjects; without it every scan is of another subject.
-        names: Label scans by their paths, as they were given; else by their numbers.
 
     Raises:
         CohortError: The table is none, lacks a column, or says nothing of a scan that was named.
     """
     if table is None:
-        return [
-            Visit(scan, "", f"scan {number}", str(scan) if names else str(number))
-            for number, scan in enumerate(scans, 1)
-        ]
+        return [Visit(scan, "", f"scan {number}", str(number)) for number, scan in enumerate(scans, 1)]
     rows = read_table(table)
     absent = [name for name in ("scan", site) if name not in rows.columns]
     if absent:
@@ -93,7 +87,7 @@ def visits_of(
         )
     people = list(rows[subject]) if subject in rows.columns else [f"row {i}" for i in range(len(rows))]
     every = [
-        Visit(table.parent / path, at.strip(), who, path if names else str(number))
+        Visit(table.parent / path, at.strip(), who, str(number))
         for number, (path, at, who) in enumerate(zip(rows["scan"], rows[site], people, strict=True), 1)
     ]
     if not scans:
@@ -102,10 +96,7 @@ def visits_of(
     strangers = [scan for scan in scans if scan.resolve() not in of_scan]
     if strangers:
         raise CohortError(f"{table.name} says nothing of {len(strangers)} of the scans, such as {strangers[0].name}.")
-    return [
-        replace(of_scan[scan.resolve()], label=str(scan) if names else str(number))
-        for number, scan in enumerate(scans, 1)
-    ]
+    return [replace(of_scan[scan.resolve()], label=str(number)) for number, scan in enumerate(scans, 1)]
 
 
 def tested(visits: Sequence[Visit], looks: Sequence[Look], seed: int) -> SiteTest | str:

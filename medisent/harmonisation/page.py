@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from medisent.harmonisation.findings import Findings
 from medisent.harmonisation.sites import VIEWS, SiteTest
@@ -25,16 +24,18 @@ METHODS = (
 )
 
 
-def page(findings: Findings, targets: Sequence[Path], read: Callable[[Path], Volume], goal: str) -> str:
+def page(
+    findings: Findings, before: Sequence[Callable[[], Volume]], after: Sequence[Callable[[], Volume]], goal: str
+) -> str:
     """The page of the findings.
 
     Args:
         findings: What was found.
-        targets: Where the harmonised scans are, in the order of the visits; none where scans were left as they are.
-        read: Reads a scan.
+        before: What reads each scan, in the order of the visits.
+        after: What reads each harmonised scan; none where scans were left as they are.
         goal: The scanner that scans were brought to, in words.
     """
-    pictures, windows = _pictures(findings, targets, read)
+    pictures, windows = _pictures(findings, before, after)
     heads = ("Median before", "After", "Spread before", "After", "Change of a scan, median", "Interval's half width")
     return harmonisation_page(
         _headline(findings, goal),
@@ -160,18 +161,18 @@ def _scans(findings: Findings) -> Columns:
     return Columns(heads, rows)
 
 
-def _pictures(findings: Findings, targets: Sequence[Path], read: Callable[[Path], Volume]) -> tuple[list[Pair], str]:
+def _pictures(
+    findings: Findings, before: Sequence[Callable[[], Volume]], after: Sequence[Callable[[], Volume]]
+) -> tuple[list[Pair], str]:
     """The first scan of each of four sites at most; all before in one window, all after in another."""
     sites = [visit.site for visit in findings.visits]
     chosen = [i for i, site in enumerate(sites) if not site or sites.index(site) == i][:_PICTURES]
-    before = [findings.visits[i].scan for i in chosen]
-    after = [targets[i] for i in chosen] if targets else []
-    one, two = (_window([robust_window(read(path).voxels) for path in paths]) for paths in (before, after or before))
+    one, two = (_window([robust_window(reads[i]().voxels) for i in chosen]) for reads in (before, after or before))
     pairs = []
-    for number_, (i, path) in enumerate(zip(chosen, before, strict=True)):
-        then = planes(read(after[number_]), window=two, height=190) if after else None
+    for i in chosen:
+        then = planes(after[i](), window=two, height=190) if after else None
         title = sites[i] or f"Scan {findings.visits[i].label}"
-        pairs.append(Pair(title, planes(read(path), window=one, height=190), then))
+        pairs.append(Pair(title, planes(before[i](), window=one, height=190), then))
     said = f"All scans before: black {number(one.low)}, white {number(one.high)}"
     if after:
         said += f"; all after: black {number(two.low)}, white {number(two.high)}"

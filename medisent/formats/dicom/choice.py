@@ -70,7 +70,7 @@ def choose(stock: Inventory, path: Path, series: int | None) -> Choice:
 
 def _best(candidates: Sequence[Candidate]) -> tuple[Candidate | None, str]:
     """The one that is clearly best, and why."""
-    contenders = [c for c in candidates if not lesser(c) and c.verdict.fault not in _refused_lightly(c)]
+    contenders = [c for c in candidates if is_scan(c)]
     if len(contenders) == 1:
         reasons = {lesser(c) or "a single slice or no scan" for c in candidates if c is not contenders[0]}
         return contenders[0], f"the rest is {', '.join(sorted(reasons))}"
@@ -103,6 +103,11 @@ def lesser(candidate: Candidate) -> str:
     if candidate.image.modality in ("??", "OT", "SC"):
         return "no scan"
     return ""
+
+
+def is_scan(candidate: Candidate) -> bool:
+    """Whether a candidate is what a scan is taken for, sound or not."""
+    return not lesser(candidate) and candidate.verdict.fault not in _refused_lightly(candidate)
 
 
 def _lesser_remark(candidate: Candidate) -> tuple[str, ...]:
