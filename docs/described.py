@@ -14,23 +14,10 @@ import typer
 from medisent import errors
 from medisent.cli import app
 from medisent.config import schema
-from medisent.config import settings as sections
+from medisent.config.schema import attributes_of, class_of, summary_of
 from medisent.factors import FACTOR_TYPES, Factor
-from medisent.grids import Grid
 
 _KINDS = {int: "N", int | None: "N", float: "X"}
-_CLASSES: dict[str, type] = {
-    "cohort": sections.CohortSettings,
-    "grid": Grid,
-    "scanner": sections.ScannerSettings,
-    "factors": Factor,
-    "supervision": sections.Supervision,
-    "training": sections.TrainingSettings,
-    "network": sections.NetworkSettings,
-    "weights": sections.Weights,
-    "objective": sections.ObjectiveSettings,
-    "gate": sections.Gate,
-}
 
 
 def commands() -> str:
@@ -50,23 +37,6 @@ def exit_codes() -> str:
         if isinstance(kind, type) and issubclass(kind, errors.MedisentError) and kind is not errors.MedisentError:
             rows.append(f"| `{kind.__name__}` | `{kind.code}` | {kind.exit_code} | {getdoc(kind)} |")
     return "\n".join(rows)
-
-
-def attributes_of(kind: type) -> dict[str, str]:
-    """The sentence about each attribute in a class's docstring and those of its bases."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        _, _, listed = cleandoc(base.__doc__ or "").partition("Attributes:\n")
-        name = ""
-        for line in listed.splitlines():
-            if not line.strip() or not line.startswith("    "):
-                break
-            if not line.startswith("     "):
-                name, _, said = line.strip().partition(": ")
-                found[name] = said
-            else:
-                found[name] += " " + line.strip()
-    return found
 
 
 def _commands() -> Mapping[str, Any]:
@@ -107,8 +77,8 @@ def _shown(value: object) -> str:
 def _section(name: str, part: Mapping[str, Any]) -> Iterator[str]:
     listed = part.get("type") == "array"
     yield from (f"## {f'[[{name}]]' if listed else f'[{name}]'}", "")
-    kind = _CLASSES[name]
-    yield from ((getdoc(kind) or "").split("\n\n")[0].replace("\n", " "), "")
+    kind = class_of(name)
+    yield from (summary_of(kind), "")
     if name == "factors":
         yield from _factors()
         return
@@ -131,8 +101,7 @@ def _factors() -> Iterator[str]:
             for key in one["properties"]
             if key not in common
         ]
-        summary = (getdoc(FACTOR_TYPES[kind]) or "").split("\n\n")[0].replace("\n", " ")
-        yield f"| `{kind}` | {_cell(summary)} | {_cell(' '.join(own))} |"
+        yield f"| `{kind}` | {_cell(summary_of(FACTOR_TYPES[kind]))} | {_cell(' '.join(own))} |"
     yield ""
 
 
@@ -158,9 +127,8 @@ def _values(one: Mapping[str, Any]) -> str:
     if "enum" in one:
         return ", ".join(f"`{value}`" for value in one["enum"])
     if one.get("type") == "array":
-        if "prefixItems" in one:
-            return f"{len(one['prefixItems'])} of: {_values(one['prefixItems'][0])}"
-        return f"list of: {_values(one.get('items', {}))}"
+        length = one.get("minItems") if one.get("minItems") == one.get("maxItems") else None
+        return f"{length or 'list'} of: {_values(one.get('items', {}))}"
     words = {"string": "text", "number": "number", "integer": "whole number", "boolean": "true or false"}
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "multipleOf": "a multiple of"}
     limits = [f"{word} {one[bound]:g}" for bound, word in bounds.items() if bound in one]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medisent.batches import Batch
@@ -136,9 +137,9 @@ def read_cohort(
         raise CohortError(
             f"The study asks for the columns {', '.join(absent)}, but {path.name} has {', '.join(table.columns)}."
         )
-    subjects = table[subject] if subject in table.columns else pd.Series([f"row {i}" for i in range(len(table))])
-    splits = _checked_splits(table[split], subjects) if split else subjects.map(lambda s: _dealt(s, seed))
-    values = _values(table, factors)
+    subjects = table[subject] if subject in table.columns else pd.Series(unnamed_subjects(len(table)))
+    splits = _checked_splits(table[split], subjects) if split else subjects.map(lambda s: dealt(s, seed))
+    values = factor_values(table, factors)
     ordered = _orders(table, orders or [None] * len(groups))
     _check_scans(table[scan])
     folder = path.parent
@@ -276,7 +277,12 @@ def _with_measured_volumes(batch: Batch, cohort: Cohort, shaped: Sequence[str], 
     return batch
 
 
-def _values(table: pd.DataFrame, factors: Sequence[Factor]) -> np.ndarray:
+def factor_values(table: pd.DataFrame, factors: Sequence[Factor]) -> Float[np.ndarray, "rows factors"]:
+    """What a table says of each factor, row by row; NaN is unknown.
+
+    Raises:
+        CohortError: A cell is no value of its factor, or a column has none at all.
+    """
     values = np.full((len(table), len(factors)), math.nan)
     faults: list[str] = []
     for column, factor in enumerate(factors):
@@ -335,8 +341,13 @@ def _checked_splits(splits: pd.Series[str], subjects: pd.Series[str]) -> pd.Seri
     return splits
 
 
-def _dealt(subject: str, seed: int) -> str:
-    """A split for a subject, the same wherever the subject stands in the table."""
+def unnamed_subjects(rows: int) -> list[str]:
+    """The subjects of a table that names none: one a row."""
+    return [f"row {i}" for i in range(rows)]
+
+
+def dealt(subject: str, seed: int) -> str:
+    """A split for a subject, the same wherever the subject stands in the table: 70:15:15."""
     digest = hashlib.sha256(f"{seed} {subject}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if share < 0.7 else "validation" if share < 0.85 else "test"

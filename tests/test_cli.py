@@ -18,14 +18,15 @@ from medisent.cli import app, main
 from medisent.cli.options import chosen_device
 from medisent.cli.output import Lines, Output, duration, jsonable, table
 from medisent.cli.runs import leakage_lines, summary
-from medisent.config import Gate, load_study
+from medisent.config import Gate
 from medisent.errors import GateError, MachineError, UsageError
 from medisent.evaluation import check_gate
 from medisent.many import stem
 from medisent.progress import Progress, Silence
 
 COMMANDS = (
-    *("demo", "phantom", "init", "train", "runs", "evaluate", "explain", "counterfactual", "encode", "info", "check"),
+    *("demo", "phantom", "init", "schema", "train", "runs", "evaluate", "explain", "counterfactual", "encode"),
+    *("info", "check"),
 )
 HEAVY = ("torch", "monai", "numpy", "pandas", "scipy", "SimpleITK")
 
@@ -151,7 +152,7 @@ def _failing(monkeypatch, error):
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("medisent.config.proposing.read_table", fail)
+    monkeypatch.setattr("medisent.config.proposing.proposal.read_table", fail)
 
 
 @pytest.mark.parametrize(
@@ -237,65 +238,6 @@ def test_check_ends_with_4_after_its_object_where_a_part_is_missing(monkeypatch,
     said = capsys.readouterr()
     assert json.loads(said.out)["missing"] == ["monai"]
     assert "These parts are missing: monai." in said.err
-
-
-def test_init_writes_a_study_that_reads_back(cohort, capsys):
-    study_file = cohort.parent / "study.toml"
-    assert main(["init", str(cohort), "-o", str(study_file), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    study = load_study(study_file)
-    assert study.cohort.table == cohort
-    assert (study.cohort.subject, study.cohort.site, study.cohort.split) == ("subject", "site", None)
-    kinds = {f.name: (f.kind, f.role, f.column, f.mask) for f in study.factors}
-    assert kinds == {
-        "tumour_volume": ("positive", "anatomy", "tumour_ml", "tumour_mask"),
-        "brightness": ("positive", "nuisance", "gain", None),
-        "grade": ("ordinal", "anatomy", "grade", None),
-    }
-    assert said["factors"] == list(kinds)
-
-
-def test_init_proposes_a_grid_that_holds_the_field_of_view(cohort):
-    study_file = cohort.parent / "study.toml"
-    main(["init", str(cohort), "-o", str(study_file), "--quiet"])
-    grid = load_study(study_file).grid
-    assert all(n * grid.spacing_mm >= fov for n, fov in zip(grid.shape, (50, 60, 48), strict=True))
-    assert grid.spacing_mm >= 5, "nothing is gained below the scans' own spacing"
-
-
-def test_init_warns_of_what_can_mislead(cohort, capsys):
-    study_file = cohort.parent / "study.toml"
-    assert main(["init", str(cohort), "-o", str(study_file)]) == 0
-    said = capsys.readouterr().err
-    assert "tumour_volume and brightness go together (Spearman 1.00)" in said
-    assert "tumour_volume differs between sites" in said
-    assert "5% of column tumour_ml is empty" in said
-    assert "20 scans are few" in said
-    assert "# Beware: 20 scans are few" in study_file.read_text(encoding="utf-8")
-
-
-def test_init_finds_its_table_from_another_folder(cohort):
-    study_file = cohort.parent / "deep" / "er" / "study.toml"
-    assert main(["init", str(cohort), "-o", str(study_file), "-q"]) == 0
-    assert load_study(study_file).cohort.table == cohort
-
-
-def test_init_writes_over_nothing(cohort, capsys):
-    study_file = cohort.parent / "study.toml"
-    study_file.write_text("precious", encoding="utf-8")
-    assert main(["init", str(cohort), "-o", str(study_file)]) == 2
-    assert study_file.read_text(encoding="utf-8") == "precious"
-    assert "not written over" in capsys.readouterr().err
-
-
-def test_init_refuses_a_table_with_missing_scans(cohort, capsys):
-    (cohort.parent / "scan4.nii.gz").unlink()
-    (cohort.parent / "scan7.nii.gz").unlink()
-    assert main(["init", str(cohort), "-o", str(cohort.parent / "study.toml")]) == 3
-    said = capsys.readouterr().err
-    assert "scan4.nii.gz" in said
-    assert "scan7.nii.gz" in said
-    assert not (cohort.parent / "study.toml").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft7Validator
 
 from medisent.config import SCANNER_FACTORS, Study, TrainingSettings, dump_study, load_study, parse_study, schema
 from medisent.errors import StudyError
 
+RECIPES = sorted((Path(__file__).parent.parent / "examples" / "recipes").glob("*.toml"))
 STUDY = """\
 [cohort]
 table = "cohort.tsv"
@@ -264,6 +266,86 @@ def test_the_schema_knows_every_section_and_refuses_others():
     kinds = {one["properties"]["kind"]["const"] for one in found["properties"]["factors"]["items"]["oneOf"]}
     assert kinds == {"real", "positive", "ordinal", "categorical", "circular"}
     json.dumps(found)
+
+
+def checked(text):
+    """What an editor says of a study."""
+    return [fault.message for fault in Draft7Validator(schema()).iter_errors(tomllib.loads(text))]
+
+
+@pytest.mark.parametrize("text", [STUDY, *(path.read_text(encoding="utf-8") for path in RECIPES)])
+def test_editors_find_no_fault_with_studies_that_are_understood(text):
+    parse_study(text, "study.toml")
+    assert checked(text) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("spacing_mm = 6.0", "spacing = 6.0"),
+        ("spacing_mm = 6.0", 'spacing_mm = "six"'),
+        ("shape = [32, 32, 24]", "shape = [32, 32]"),
+        ("shape = [32, 32, 24]", "shape = [32, 32, 24.5]"),
+        ('kind = "positive"', 'kind = "negative"'),
+        ('role = "anatomy"', 'role = "body"'),
+        ("[grid]", "[gird]"),
+        ('factors = ["brightness", "contrast", "bias_field"]', 'factors = ["brightnes"]'),
+    ],
+)
+def test_editors_find_the_faults_that_are_refused(old, new):
+    text = STUDY.replace(old, new, 1)
+    with pytest.raises(StudyError, match=r"^study.toml line \d+: "):
+        parse_study(text, "study.toml")
+    assert checked(text)
+
+
+def test_every_key_in_the_schema_is_described():
+    for name, part in schema()["properties"].items():
+        inner = part.get("items", part)
+        for one in inner.get("oneOf", [inner]):
+            assert one["description"].endswith((".", "``.")), name
+            for key, said in one["properties"].items():
+                assert said["description"].endswith("."), f"{name}: {key}"
+                assert said.get("default", "") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (STUDY + "\n[grid]\nspacing_mm = 2\n", 45, "there is a section [grid] already."),
+        (
+            STUDY.replace("spacing_mm = 6.0", "spacing_mm = 6.0\nspacing_mm = 7.0"),
+            7,
+            "this key or section is there already. Write it once",
+        ),
+        (STUDY.replace("spacing_mm = 6.0", "spacing_mm = six"), 6, "this is not TOML: invalid value"),
+        (STUDY.replace("[grid]", "[grid"), 5, "this is not TOML: "),
+        (STUDY.replace('split = "split"', 'split = "split'), 3, "this is not TOML: "),
+        (
+            STUDY.replace("[grid]", "[[grid]]"),
+            5,
+            "[grid] is one section with settings: write it once, in single brackets.",
+        ),
+        (STUDY.replace("[[factors]]", "[factors]", 1), 20, "lists of sections stand in [[double brackets]]."),
+        (STUDY.replace('kind = "positive"', 'kind = "positve"', 1), 15, "kind is 'positve'. Did you mean 'positive'?"),
+        (
+            STUDY.replace('role = "anatomy"', 'role = "anatomi"', 1),
+            14,
+            "role is \"anatomi\", but has to be 'anatomy' or",
+        ),
+        (STUDY.replace("spacing_mm = 6.0", "spacing_mm = true"), 6, "spacing_mm is true, but has to be a number."),
+        (
+            STUDY.replace("shape = [32, 32, 24]", "shape = [32, 32, 2.5]"),
+            7,
+            "shape[2] is 2.5, but has to be a whole number",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(text, line, words):
+    with pytest.raises(StudyError) as refusal:
+        parse_study(text, "study.toml")
+    assert str(refusal.value).startswith(f"study.toml line {line}: ")
+    assert words in str(refusal.value)
 
 
 def test_every_setting_that_is_written_out_is_in_the_schema():

@@ -312,3 +312,14 @@ def test_traps_of_the_field_are_read_or_refused_by_name():
         formats.read(DATA / "pgbm_dicom/Study3")
     assert several.value.code == "format.several_series"
     assert "Thanos" not in str(several.value)
+
+
+def test_an_outline_of_a_series_is_that_of_its_volume_and_reads_no_pixel(tmp_path, monkeypatch):
+    folder, copy, other = (write_series(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1), ("c", 2)))
+    shutil.rmtree(copy)
+    shutil.copytree(folder, copy)
+    geometry = formats.read(folder).geometry
+    monkeypatch.setattr("medisent.formats.dicom.assembled", None)
+    one, two, three = (formats.outline(path) for path in (folder, copy, other))
+    assert (one.geometry, one.modality) == (geometry, "MR")
+    assert one.likeness == two.likeness != three.likeness

@@ -572,3 +572,43 @@ def test_real_scans_are_given_back_as_they_came(tmp_path):
     ):
         formats.write(formats.read(DATA / name), tmp_path / "out.nii.gz", description="")
         assert_given_back(DATA / name, tmp_path / "out.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.hdr"])
+def test_an_outline_is_of_the_scan_that_is_read_and_equal_for_copies_alone(name, tmp_path):
+    paths = [tmp_path / folder / name for folder in ("one", "two", "three")]
+    for path, seed in zip(paths, (0, 0, 1), strict=True):
+        path.parent.mkdir()
+        array = np.random.default_rng(seed).normal(size=(6, 5, 4)).astype(np.float32)
+        if name.endswith(".mha"):
+            sitk.WriteImage(sitk.GetImageFromArray(array), path)
+        else:
+            kind = nib.Nifti1Pair if name.endswith(".hdr") else nib.Nifti1Image
+            nib.save(kind(array, np.diag([2.0, 3.0, 4.0, 1.0])), path)
+    one, two, three = (formats.outline(path) for path in paths)
+    assert one.geometry == formats.read(paths[0]).geometry
+    assert one.likeness == two.likeness != three.likeness
+
+
+@pytest.mark.parametrize("keep", [0, 200, 900, -9, -1])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_an_outline_refuses_what_is_cut_short(name, keep, tmp_path):
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(6, 5, 40)), np.eye(4)), tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:keep])
+    for reader in (formats.outline, formats.read):
+        with pytest.raises(FormatError):
+            reader(tmp_path / name)
+
+
+def test_an_outline_reads_no_voxel_of_a_nifti_file(tmp_path, monkeypatch):
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(6, 5, 40)), np.eye(4)), tmp_path / "a.nii.gz")
+    monkeypatch.setattr("medisent.formats.nifti._stored", None)
+    assert formats.outline(tmp_path / "a.nii.gz").geometry.shape == (6, 5, 40)
+
+
+def test_an_outline_has_what_limits_reading_has(tmp_path):
+    path = save(tmp_path / "a.nii", np.zeros((3, 4, 5), "<i2"))
+    with formats.reading_at_most(59), pytest.raises(FormatError, match="more than the 59"):
+        formats.outline(path)
+    with pytest.raises(FormatError, match="does not exist"):
+        formats.outline(tmp_path / "b.nii")

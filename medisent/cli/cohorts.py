@@ -1,15 +1,20 @@
-"""Commands that make a cohort or look at one: ``phantom`` and ``init``."""
+"""Commands that make a cohort or look at one: ``phantom`` and ``init``; and ``schema``, what its study may say."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medisent.cli.options import Debug, Json, MaxVoxels, Quiet, Seed
 from medisent.cli.output import Output
 from medisent.errors import UsageError
+
+if TYPE_CHECKING:
+    from medisent.config.proposing import Proposal
+
+_FAULTS_TOLD = 3
 
 
 def phantom(
@@ -95,10 +100,16 @@ def phantom(
 
 
 def init(
-    cohort: Annotated[Path, typer.Argument(metavar="COHORT.tsv", help="The cohort table, one row a scan.")],
+    cohort: Annotated[
+        Path, typer.Argument(metavar="COHORT", help="The cohort table, one row a scan, or a folder with scans.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="study.toml", help="The study file to write.")] = Path(
         "study.toml"
     ),
+    completion: Annotated[
+        bool,
+        typer.Option("--schema", help="Also write a schema beside the study file, by which editors complete it."),
+    ] = False,
     max_voxels: MaxVoxels = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -106,21 +117,73 @@ def init(
 ) -> None:
     """Write a study file for a cohort.
 
-    Reads the table and a few scans; the file is commented and warns of what can mislead.
+    Reads the table, the headers of all scans and the voxels of some; the file is commented and warns of what can
+    mislead. For a folder without a table it writes that, too, beside the study file.
     """
-    from medisent.config.proposing import propose_study
+    from medisent.cli.machine import gpu_gb, memory_gb
+    from medisent.config import schema_text
+    from medisent.config.proposing import Machine, propose_study
     from medisent.files import write_text
     from medisent.formats import reading_at_most
 
     if out.exists():
         raise UsageError(f"{out} is there already and is not written over. Choose another name with -o.")
     output = Output(as_json, quiet)
+    beside = out.with_name(f"{out.stem}.schema.json") if completion else None
+    editors = f"./{beside.name}" if beside else None
     with reading_at_most(max_voxels), output.progress() as progress:
-        proposal = propose_study(cohort, out.parent, progress)
+        proposal = propose_study(cohort, out, progress, Machine(memory_gb(), gpu_gb()), schema=editors)
+    if beside is not None:
+        write_text(beside, schema_text())
+    if proposal.rows is not None:
+        write_text(proposal.table, proposal.rows)
     write_text(out, proposal.text)
-    for warning in proposal.warnings:
-        output.say(f"warning: {warning}")
+    _tell(output, proposal)
     output.result(
-        {"schema": 1, "study": out, "factors": proposal.factors, "warnings": proposal.warnings},
+        {
+            "schema": 1,
+            "study": out,
+            "cohort": proposal.table,
+            "scans": proposal.scans,
+            "subjects": proposal.subjects,
+            "factors": proposal.factors,
+            "warnings": proposal.warnings,
+            "confounding": [vars(pair) for pair in proposal.confounding],
+            "unreadable": [{**vars(fault), "row": fault.row + 2} for fault in proposal.unreadable],
+        },
         [f"Study: {out}", f"Next: medisent train {out}"],
     )
+
+
+def schema(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write it; else it is printed.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON schema of study files.
+
+    Editors that know TOML complete and check a study by it, where its first line is #:schema FILE.
+    """
+    from medisent.config import schema as schema_of_studies
+    from medisent.config import schema_text
+    from medisent.files import write_text
+
+    output = Output(as_json, quiet)
+    if out is None:
+        print(schema_text(), end="")
+        return
+    write_text(out, schema_text())
+    output.result({"schema": 1, "out": out, "sections": list(schema_of_studies()["properties"])}, [f"Schema: {out}"])
+
+
+def _tell(output: Output, proposal: Proposal) -> None:
+    """The warnings, and the first of the scans that cannot be read."""
+    for warning in proposal.warnings:
+        output.say(f"warning: {warning}")
+    for fault in proposal.unreadable[:_FAULTS_TOLD]:
+        output.say(f"row {fault.row + 2}: {fault.message}" if proposal.rows is None else fault.message)
+    if len(proposal.unreadable) > _FAULTS_TOLD:
+        output.say(f"... and {len(proposal.unreadable) - _FAULTS_TOLD} more; --json lists all of them.")

@@ -31,7 +31,7 @@ def check(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> 
     import shutil
 
     parts, absent = _parts()
-    memory, disk, device = _memory_gb(), shutil.disk_usage(Path.cwd()).free / 2**30, _device()
+    memory, disk, device = memory_gb(), shutil.disk_usage(Path.cwd()).free / 2**30, _device()
     advice = []
     if device == "cpu":
         advice.append("There is no CUDA device: training on large grids will be slow; explaining a scan takes seconds.")
@@ -158,7 +158,7 @@ def _cache() -> dict[str, object]:
     return {"cache": "off"} if folder is None else {"cache": folder, "cache_gb": round(store_bytes(folder) / 2**30, 2)}
 
 
-def _memory_gb() -> float | None:
+def memory_gb() -> float | None:
     """Memory that is free, in GB, where the system tells."""
     if sys.platform != "linux":
         return None
@@ -166,6 +166,13 @@ def _memory_gb() -> float | None:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) / 2**20
     return None
+
+
+def gpu_gb() -> float:
+    """Memory that is free on the first CUDA device, in GB; 0 where there is none."""
+    import torch
+
+    return float(torch.cuda.mem_get_info(0)[0]) / 2**30 if torch.cuda.is_available() else 0.0
 
 
 def _device() -> str:

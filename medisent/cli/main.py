@@ -15,7 +15,7 @@ import typer
 
 from medisent import __version__
 from medisent.cli.benchmark import bench
-from medisent.cli.cohorts import init, phantom
+from medisent.cli.cohorts import init, phantom, schema
 from medisent.cli.journey import demo
 from medisent.cli.machine import check, info
 from medisent.cli.output import refuse
@@ -38,10 +38,8 @@ _READERS = ("pydicom", "highdicom", "nibabel", "nibabel.global", "SimpleITK")
 app = typer.Typer(
     name="medisent", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
 )  # fmt: skip
-_COMMANDS = (
-    *(demo, phantom, init, train, runs, evaluate, explain, counterfactual, harmonize, encode, bench, info, check),
-)
-for command in _COMMANDS:
+_ON_COHORTS = (demo, phantom, init, schema, train, runs, evaluate)
+for command in (*_ON_COHORTS, explain, counterfactual, harmonize, encode, bench, info, check):
     app.command()(command)
 
 

@@ -1,7 +1,8 @@
 """The study file: what it may say, how it is read, and what to say where it is wrong."""
 
 from medisent.config.comparing import differences
-from medisent.config.reading import dump_study, load_study, parse_study, schema
+from medisent.config.reading import dump_study, load_study, parse_study
+from medisent.config.schema import schema, schema_text
 from medisent.config.settings import (
     CohortSettings,
     Gate,
@@ -31,4 +32,5 @@ __all__ = [
     "load_study",
     "parse_study",
     "schema",
+    "schema_text",
 ]

@@ -40,7 +40,7 @@ RESERVED_NAMES = ("scan", "anatomy", "nuisance", "anatomy_rest", "nuisance_rest"
 
 
 @runtime_checkable
-class _Adapter(Protocol):
+class Adapter(Protocol):
     """What is used of pydantic's ``TypeAdapter``."""
 
     def validate_json(self, data: str, /) -> Any: ...  # noqa: ANN401
@@ -49,7 +49,7 @@ class _Adapter(Protocol):
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 # Lists of one: settings given to a list's adapter hold for the plain dataclasses inside it.
-_TABLES: dict[str, _Adapter] = {
+TABLES: dict[str, Adapter] = {
     "cohort": TypeAdapter(list[CohortSettings], config=_STRICT),
     "grid": TypeAdapter(list[Grid], config=_STRICT),
     "scanner": TypeAdapter(list[ScannerSettings], config=_STRICT),
@@ -59,12 +59,12 @@ _TABLES: dict[str, _Adapter] = {
     "objective": TypeAdapter(list[ObjectiveSettings], config=_STRICT),
     "gate": TypeAdapter(list[Gate], config=_STRICT),
 }
-_FACTORS: dict[str, _Adapter] = {
+FACTORS: dict[str, Adapter] = {
     kind: TypeAdapter(list[factor], config=_STRICT)  # type: ignore[valid-type]
     for kind, factor in FACTOR_TYPES.items()
 }
-_SUPERVISION: _Adapter = TypeAdapter(list[Supervision], config=_STRICT)
-_SECTIONS = (
+SUPERVISION: Adapter = TypeAdapter(list[Supervision], config=_STRICT)
+SECTIONS = (
     "cohort",
     "grid",
     "scanner",
@@ -114,7 +114,7 @@ def parse_study(text: str, origin: str) -> Study:
         raise StudyError(f"{origin} has control characters in {odd[:60]!a}. Leave them out.")
     reader = _Reader(origin, lines_of(text))
     reader.check_sections(data)
-    tables = {name: reader.table(name, data[name]) for name in _TABLES if name in data}
+    tables = {name: reader.table(name, data[name]) for name in TABLES if name in data}
     for needed in ("cohort", "grid"):
         if needed not in tables:
             raise StudyError(f"{origin} has no section [{needed}], which a study needs.")
@@ -129,7 +129,7 @@ def parse_study(text: str, origin: str) -> Study:
 def dump_study(study: Study) -> str:
     """The study as TOML, every default written out; reads back equal."""
     data: dict[str, Any] = {}
-    for name in _SECTIONS:
+    for name in SECTIONS:
         part = getattr(study, name)
         if name == "factors":
             data[name] = [{"name": f.name, "role": f.role, "kind": f.kind, **_plain(f)} for f in part]
@@ -138,29 +138,6 @@ def dump_study(study: Study) -> str:
         elif part is not None:
             data[name] = _plain(part)
     return tomli_w.dumps({name: part for name, part in data.items() if part})
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of study files, for editors."""
-    tables = {name: _schema_of(adapter) for name, adapter in _TABLES.items()}
-    kinds = []
-    for kind, adapter in _FACTORS.items():
-        one = _schema_of(adapter)
-        one["properties"]["kind"] = {"const": kind}
-        one["required"] = [*one.get("required", []), "kind"]
-        kinds.append(one)
-    lists = {
-        "factors": {"type": "array", "items": {"oneOf": kinds}},
-        "supervision": {"type": "array", "items": _schema_of(_SUPERVISION)},
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "medisent study file",
-        "type": "object",
-        "properties": {name: {**tables, **lists}[name] for name in _SECTIONS},
-        "required": ["cohort", "grid"],
-        "additionalProperties": False,
-    }
 
 
 @dataclass(frozen=True)
@@ -172,15 +149,15 @@ class _Reader:
 
     def check_sections(self, data: Mapping[str, Any]) -> None:
         for name, part in data.items():
-            if name not in _SECTIONS:
-                self.refuse((name,), f"there is no section [{name}]. {_nearest(name, _SECTIONS, '[{}]')}")
-            if name in _TABLES and not isinstance(part, dict):
+            if name not in SECTIONS:
+                self.refuse((name,), f"there is no section [{name}]. {_nearest(name, SECTIONS, '[{}]')}")
+            if name in TABLES and not isinstance(part, dict):
                 self.refuse((name,), f"[{name}] is one section with settings: write it once, in single brackets.")
-            if name not in _TABLES and not (isinstance(part, list) and all(isinstance(x, dict) for x in part)):
+            if name not in TABLES and not (isinstance(part, list) and all(isinstance(x, dict) for x in part)):
                 self.refuse((name,), f"{name} is a list: write [[{name}]], in double brackets, before each.")
 
     def table(self, name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401 - settings of any section
-        settings = self._read(_TABLES[name], data, (name,), f"[{name}]")
+        settings = self._read(TABLES[name], data, (name,), f"[{name}]")
         if isinstance(settings, Grid):
             self._check_grid(settings)
         return settings
@@ -193,12 +170,12 @@ class _Reader:
         if not isinstance(kind, str) or kind not in FACTOR_TYPES:
             self.refuse((*where, "kind"), f"{label}: kind is {kind!r}. {_nearest(str(kind), list(FACTOR_TYPES))}")
         rest = {key: value for key, value in data.items() if key != "kind"}
-        factor: Factor = self._read(_FACTORS[kind], rest, where, label)
+        factor: Factor = self._read(FACTORS[kind], rest, where, label)
         return factor
 
     def supervision(self, index: int, data: dict[str, Any]) -> Supervision:
         where, label = ("supervision", index), f"[[supervision]] number {index + 1}"
-        supervision: Supervision = self._read(_SUPERVISION, data, where, label)
+        supervision: Supervision = self._read(SUPERVISION, data, where, label)
         return supervision
 
     def check_factors(self, study: Study) -> None:
@@ -238,14 +215,14 @@ class _Reader:
             fault = f"[grid]: shape has {math.prod(grid.shape):.2g} cells, but {_MOST_CELLS:,} are the most."
             self.refuse(("grid", "shape"), f"{fault} Choose coarser ones.")
 
-    def _read(self, adapter: _Adapter, data: dict[str, Any], where: Where, label: str) -> Any:  # noqa: ANN401
+    def _read(self, adapter: Adapter, data: dict[str, Any], where: Where, label: str) -> Any:  # noqa: ANN401
         # By way of JSON: there a list may become a tuple while a text never becomes a number.
         try:
             return adapter.validate_json(json.dumps([data], default=str))[0]
         except StudyError as error:
             self.refuse(where, str(error))
         except ValidationError as error:
-            names = list(_schema_of(adapter)["properties"])
+            names = list(schema_of(adapter)["properties"])
             faults = [self._fault(dict(fault), where, label, names) for fault in error.errors(include_url=False)]
             more = [f"... and {len(faults) - 4} more."] if len(faults) > 5 else []
             raise StudyError("\n".join([*(faults[: 4 if more else 5]), *more])) from None
@@ -311,7 +288,8 @@ def _factor_fault(factor: Factor, study: Study, seen: set[str]) -> tuple[str, st
     return None
 
 
-def _schema_of(adapter: _Adapter) -> dict[str, Any]:
+def schema_of(adapter: Adapter) -> dict[str, Any]:
+    """The JSON schema of one section, factor or entry."""
     whole = adapter.json_schema()
     (one,) = whole["$defs"].values()
     return dict(one)
@@ -333,4 +311,10 @@ def _plain(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any frozen datacl
 def _syntax_fault(text: str, origin: str, error: tomllib.TOMLDecodeError) -> str:
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
     reason, line = (match[1], match[2] or str(len(text.splitlines()))) if match else (str(error), "1")
+    if twice := re.fullmatch(r"Cannot declare \((.*?),?\) twice", reason):
+        name = ".".join(part.strip(" '") for part in twice[1].split(","))
+        return f"{origin} line {line}: there is a section [{name}] already. Put its settings under one header."
+    if reason == "Cannot overwrite a value":
+        fault = "this key or section is there already"
+        return f"{origin} line {line}: {fault}. Write it once; lists of sections stand in [[double brackets]]."
     return f"{origin} line {line}: this is not TOML: {reason[:1].lower()}{reason[1:]}."

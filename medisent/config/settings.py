@@ -16,7 +16,9 @@ from medisent.grids import Grid
 ScannerFactor = Literal["brightness", "contrast", "bias_field"]
 Name = Annotated[str, MinLen(1)]
 Weight = Annotated[float, Ge(0)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(lambda value: _one_or_more(value)), MinLen(1)]
+Names = Annotated[
+    tuple[Name, ...], BeforeValidator(lambda value: _one_or_more(value), str | tuple[str, ...]), MinLen(1)
+]
 
 
 @dataclass(frozen=True, kw_only=True)

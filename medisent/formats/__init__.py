@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,15 +15,18 @@ from medisent.formats.checks import is_usable, refuse_types
 from medisent.formats.dicom import is_dicom, read_dicom
 from medisent.formats.nifti import fresh_header, is_nifti, read_nifti, write_nifti
 from medisent.formats.others import read_other
+from medisent.formats.outlines import Outline, header_outline
 from medisent.formats.parrec import is_parrec, read_parrec
 from medisent.formats.space import geometry_of, kept_header
-from medisent.volumes import Stored, Volume
+from medisent.volumes import Geometry, Stored, Volume
 
 __all__ = [
     "MAX_VOXELS",
+    "Outline",
     "fresh_header",
     "geometry_of",
     "kept_header",
+    "outline",
     "read",
     "reading_at_most",
     "refuse_types",
@@ -68,18 +72,48 @@ def read(
         MachineError: The file may not be read, or memory does not suffice.
     """
     path = Path(path)
+    with _refusing(path):
+        found = _dispatch(path, volume, series, _most.get() if max_voxels is None else max_voxels)
+        refuse_unfit(found, path, constant=constant)
+    return found
+
+
+def outline(path: Path, *, constant: bool = False) -> Outline:
+    """What the header of the scan at ``path`` says; scans of formats other than NIfTI and DICOM are read for it.
+
+    Args:
+        path: As for ``read``.
+        constant: As for ``read``.
+
+    Raises:
+        FormatError: There is no such file, or it is seen from outside that it is not one intact scalar 3D scan.
+        GeometryError: The voxels have no trustworthy place in space.
+        MachineError: The file may not be read, or memory does not suffice.
+    """
+    with _refusing(path):
+        found = header_outline(path, _most.get())
+        if found is not None:
+            _refuse_flat(found.geometry, path)
+    if found is None:
+        volume = read(path, constant=constant)
+        likeness = hashlib.sha256(np.ascontiguousarray(volume.voxels).data).hexdigest()
+        found = Outline(volume.geometry, "", volume.remarks, likeness)
+    return found
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """The faults of the machine while a file is read, as refusals."""
     try:
         if not path.exists():
             raise FormatError(f"{path} does not exist. Check the path.")
-        found = _dispatch(path, volume, series, _most.get() if max_voxels is None else max_voxels)
-        refuse_unfit(found, path, constant=constant)
+        yield
     except OSError as error:
         raise MachineError(
             f"{path} cannot be read: {error.strerror or type(error).__name__}. Check disk and permissions."
         ) from error
     except MemoryError as error:
         raise MachineError(f"{path} does not fit into memory. Crop or resample it first.") from error
-    return found
 
 
 def write(volume: Volume, path: Path, *, description: str, like: Volume | None = None) -> Stored:
@@ -113,18 +147,27 @@ def refuse_unfit(volume: Volume, path: Path, *, constant: bool = False) -> None:
         FormatError: It has one slice, voxels that are no numbers, or but one value.
         GeometryError: Its voxels have no place.
     """
-    shape = volume.geometry.shape
-    if min(shape) == 1:
-        size = " x ".join(map(str, shape))
-        raise FormatError(
-            f"{path} has one slice ({size} voxels), but a scan has three dimensions. Give the whole volume."
-        )
-    if not is_usable(volume.affine):
-        raise GeometryError(
-            f"{path} has a singular or non-finite affine, so its voxels have no place. Export it again."
-        )
+    _refuse_flat(volume.geometry, path)
     low, high = volume.voxels.min(), volume.voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise FormatError(f"{path} holds voxels that are NaN or infinite. Replace them first, for example by 0.")
     if low == high and not constant:
         raise FormatError(f"{path} has the value {low} in every voxel, so it shows nothing. Check how it was exported.")
+
+
+def _refuse_flat(geometry: Geometry, path: Path) -> None:
+    """Refuse what has one slice, or no place.
+
+    Raises:
+        FormatError: It has one slice.
+        GeometryError: Its voxels have no place.
+    """
+    if min(geometry.shape) == 1:
+        size = " x ".join(map(str, geometry.shape))
+        raise FormatError(
+            f"{path} has one slice ({size} voxels), but a scan has three dimensions. Give the whole volume."
+        )
+    if not is_usable(geometry.affine):
+        raise GeometryError(
+            f"{path} has a singular or non-finite affine, so its voxels have no place. Export it again."
+        )

@@ -22,7 +22,7 @@ from medisent.errors import FormatError, UsageError
 from medisent.files import whole_file
 from medisent.formats.checks import check_volume, refuse_bomb, refuse_size, refuse_types
 from medisent.formats.space import geometry_of, header_for, kept_header
-from medisent.volumes import Header, Stored, Volume
+from medisent.volumes import Geometry, Header, Stored, Volume
 
 _KINDS: dict[tuple[int, bytes], type[Nifti1Header]] = {
     (348, b"n+1\0"): Nifti1Header,
@@ -31,6 +31,7 @@ _KINDS: dict[tuple[int, bytes], type[Nifti1Header]] = {
     (540, b"ni2\0"): Nifti2PairHeader,
 }
 _CHUNK = 1 << 22
+_SAMPLE = 1 << 16  # bytes from the middle of the voxels, by which copies are suspected
 _PADDING = 4096  # zeros after the voxels that are still taken for padding
 _DEFLATE_AT_BEST = 1032  # deflate cannot shrink more, so a header that claims more is false
 _MAX_OFFSET = 1 << 28  # extensions of a header are kilobytes, seldom megabytes
@@ -66,6 +67,30 @@ def read_nifti(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
     slope, intercept = _scale(header, path)
     stored = Stored(raw.dtype.name, slope, intercept)
     return Volume(_scaled(raw, stored), geometry, kept_header(header), remarks, stored=stored)
+
+
+def outline_nifti(path: Path, *, max_voxels: int) -> tuple[Geometry, tuple[str, ...], bytes]:
+    """Where the scan in a NIfTI file lies, remarks, and bytes that copies of the file share; no voxel is decoded.
+
+    A packed stream is read to its end only where its last bytes do not say that it is as long as the header declares.
+
+    Raises:
+        FormatError: The file is too short, not NIfTI, or not one scalar 3D volume.
+        GeometryError: Neither sform nor qform gives the voxels a place.
+    """
+    header_path, voxel_path = _pair(path)
+    header = _header(header_path, voxel_path, path)
+    layout = _layout(header, path, None, max_voxels)
+    on_disk = voxel_path.stat().st_size
+    with voxel_path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(max(0, on_disk - 8 if packed else (layout.start + layout.end) // 2))
+        sample = file.read(8 if packed else _SAMPLE)  # of a packed stream, its checksum and its length
+    if packed and not 0 <= int.from_bytes(sample[4:], "little") - layout.end % (1 << 32) <= _PADDING:
+        _stored(voxel_path, path, layout)
+    elif not packed and on_disk < layout.end:
+        raise _truncated(path, layout.end)
+    return *geometry_of(header, layout.shape, path), layout.end.to_bytes(8, "little") + sample
 
 
 def is_nifti(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from medisent.formats.dicom.inventory import Candidate, Inventory, take_stock
 from medisent.formats.dicom.pixels import assembled
 from medisent.volumes import Geometry, Instance, Source, Volume
 
-__all__ = ["Candidate", "Fault", "Inventory", "Verdict", "is_dicom", "read_dicom", "take_stock"]
+__all__ = ["Candidate", "Fault", "Inventory", "Verdict", "is_dicom", "outline_dicom", "read_dicom", "take_stock"]
 
 _UNITS = {"BQML": "Bq/mL", "CNTS": "counts", "GML": "g/mL", "PROPCPS": "counts per second", "CPS": "counts per second"}
 
@@ -40,6 +41,36 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
         GeometryError: The images do not make an evenly spaced box; ``code`` names the fault.
     """
     stock = take_stock(path)
+    frames, candidate, geometry, remarks = _meant(stock, path, series, volume)
+    refuse_size(path, geometry.shape, max_voxels)
+    elsewhere = (
+        (f"{len(stock.damaged)} damaged DICOM files in other folders are passed over.",) if stock.damaged else ()
+    )
+    remarks = (*remarks, *_about_values(candidate), *elsewhere)
+    try:
+        voxels = assembled(frames, path, max_voxels)
+    except UnreadableError as error:
+        raise Fault.DAMAGED.refusal(path, error.words) from error
+    return Volume(voxels, geometry, None, remarks, _source(frames))
+
+
+def outline_dicom(path: Path, *, max_voxels: int) -> tuple[Geometry, tuple[str, ...], bytes, str]:
+    """Where the volume of a series lies, remarks, bytes that copies of it share, and its modality; no pixel is read.
+
+    Raises:
+        FormatError: There is no image, none that is clearly meant, or colour.
+        GeometryError: The images do not make an evenly spaced box; ``code`` names the fault.
+    """
+    frames, candidate, geometry, remarks = _meant(take_stock(path), path, None, None)
+    refuse_size(path, geometry.shape, max_voxels)
+    uids = " ".join(f"{frame.image.file.elements.text('SOPInstanceUID')} {frame.index}" for frame in frames)
+    return geometry, remarks, hashlib.sha256(uids.encode()).digest(), candidate.image.modality
+
+
+def _meant(
+    stock: Inventory, path: Path, series: int | None, volume: int | None
+) -> tuple[list[Frame], Candidate, Geometry, tuple[str, ...]]:
+    """The images of the volume that is meant, in order, what they are part of, where they lie, and remarks."""
     if not stock.candidates:
         _refuse_damaged(stock, path)
         raise FormatError(f"{path} holds no DICOM image. Give the folder with the images of one series.")
@@ -53,23 +84,8 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
         raise FormatError(f"{path} holds no DICOM volume. Give the folder with the images of one series.")
     _refuse_damaged(stock, path, _folders(candidate.frames))
     frames = [candidate.frames[index] for index in candidate.order[_volume_number(candidate, path, volume)]]
-    shape = (frames[0].columns, frames[0].rows, len(frames))
-    refuse_size(path, shape, max_voxels)
-    elsewhere = (
-        (f"{len(stock.damaged)} damaged DICOM files in other folders are passed over.",) if stock.damaged else ()
-    )
-    remarks = (
-        *choice.remarks,
-        *verdict.remarks,
-        *_about_count(stock, candidate),
-        *_about_values(candidate),
-        *elsewhere,
-    )
-    try:
-        voxels = assembled(frames, path, max_voxels)
-    except UnreadableError as error:
-        raise Fault.DAMAGED.refusal(path, error.words) from error
-    return Volume(voxels, Geometry(verdict.affine, shape), None, remarks, _source(frames))
+    geometry = Geometry(verdict.affine, (frames[0].columns, frames[0].rows, len(frames)))
+    return frames, candidate, geometry, (*choice.remarks, *verdict.remarks, *_about_count(stock, candidate))
 
 
 def _folders(frames: Iterable[Frame]) -> set[Path]:
