@@ -149,6 +149,11 @@ FAULTS = {
     "values beyond the bits that count": (lambda z, ds: bits(ds, 16, 10, 9), "format.bits", "more than the 10 bits"),
     "values below the bits that count": (lambda z, ds: bits(ds, 16, 12, 15), "format.bits", "more than the 12 bits"),
     "a highest bit among the others": (lambda z, ds: bits(ds, 16, 12, 7), "format.bits", "number of bits"),
+    "no word of a sign": (
+        lambda z, ds: ds.__delattr__("PixelRepresentation"),
+        "format.bits",
+        "whether they have a sign",
+    ),
     "a negative spacing": (every(0x00280030, "-1.1\\0.9"), "geometry.axes", "impossible"),
 }
 
@@ -335,6 +340,13 @@ SAID = {
         "The header counts 8 images, of which 6 are here",
     ),
 }
+
+
+def test_scales_that_some_of_the_images_lack_are_said(tmp_path):
+    folder = write_series(tmp_path / "series", lambda z, ds: setattr(ds, "RescaleSlope", 2) if z < 3 else None)
+    volume = formats.read(folder)
+    assert volume.remarks == ("Some of the images are rescaled, and some are not.",)
+    assert np.array_equal(volume.voxels, voxels().astype(int) * (1 + (np.arange(8) < 3)))
 
 
 @pytest.mark.parametrize("name", SAID)

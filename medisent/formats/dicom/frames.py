@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
-from medisent.formats.dicom.elements import OVERLAYS, Elements, File, read_elements, tags
+from medisent.formats.dicom.elements import FLOATS, OVERLAYS, Elements, File, read_elements, tags
 from medisent.formats.dicom.faults import Fault
 
 Numbers = tuple[float, ...]
@@ -228,6 +228,8 @@ def _fault(file: File, layout: Layout | None) -> Fault | None:
         return Fault.RGB
     if elements.items.get(_LUT):
         return Fault.MODALITY_LUT
+    if not elements.shorts("PixelRepresentation") and file.pixels[0] not in FLOATS:
+        return Fault.BITS
     if layout.allocated not in (8, 16, 32, 64) or not 0 < layout.stored <= layout.high + 1 <= layout.allocated:
         return Fault.BITS
     per_frame = elements.items.get(_PER_FRAME)

@@ -22,7 +22,10 @@ _STEEPEST = 45.0  # degrees; gantries tilt by 30 at most
 _CONTENT = {
     Fault.RGB: "holds colour images (RGB), but a scan has one value in each voxel. Give the original series.",
     Fault.NO_PIXELS: "has an image without pixels. Export it from the scanner again.",
-    Fault.BITS: "stores values in a number of bits that is not read, such as a segmentation. Give the scan itself.",
+    Fault.BITS: (
+        "stores values in a number of bits that is not read, as segmentations do, or does not say whether they have a "
+        "sign. Give the scan itself."
+    ),
     Fault.MODALITY_LUT: "maps its values through a table, which is not read. Convert it to NIfTI first.",
     Fault.FRAMES: "holds several frames in one file without the place of each. Convert it to NIfTI first.",
     Fault.MOSAIC: (
@@ -63,6 +66,8 @@ def judge(frames: Sequence[Frame]) -> Verdict:
             f"has slices of one height that lie up to {beside:.2f} mm beside each other. Give one of them.",
         )
     remarks = (*stepped.remarks, *_told_otherwise(first, float(stepped.affine[:3, 2] @ normal)))
+    if 0 < sum(frame.rescale == (1.0, 0.0) for frame in frames) < len(frames):
+        remarks = (*remarks, "Some of the images are rescaled, and some are not.")
     if np.abs(axes - axes[0]).max() > _NEARLY:
         remarks = (*remarks, "The slices' directions differ a little; those of the first are used.")
     lps = stepped.affine

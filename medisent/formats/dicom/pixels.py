@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from medisent.formats.checks import refuse_size
-from medisent.formats.dicom.elements import UnreadableError, inflated
+from medisent.formats.dicom.elements import FLOATS, UnreadableError, inflated
 from medisent.formats.dicom.faults import Fault
 from medisent.formats.dicom.frames import Frame, Image, Layout
 from medisent.formats.others import decode
@@ -48,7 +48,6 @@ PACKED = frozenset(
     }
 )
 _ITEM, _ENDS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-_FLOATS = {0x7FE00008: "f4", 0x7FE00009: "f8"}
 _AT_MOST = 1 << 33  # bytes of one file inflated
 _PADDING = 4096  # zeros after the pixels that are still taken for padding
 _CODESTREAM, _SIGN = b"\xff\x4f\xff\x51", 42  # how one of JPEG 2000 begins, and where it tells of a sign
@@ -126,7 +125,7 @@ def _plain(frame: Frame) -> Num[np.ndarray, "rows columns"]:
         raise UnreadableError
     tag, offset, length = file.pixels
     order = ">" if file.syntax == ExplicitVRBigEndian else "<"
-    dtype = np.dtype(order + _FLOATS.get(tag, f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"))
+    dtype = np.dtype(order + FLOATS.get(tag, f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"))
     size = layout.rows * layout.columns * dtype.itemsize
     start = frame.index * size
     if length is None or start + size > length:
