@@ -122,6 +122,7 @@ def build_model(study: Study) -> PartitionedVAE:
         study.scanner.factors,
         study.grid.shape,
         study.grid.spacing_mm**3 / 1000,
+        family=study.network.family,
         width=study.network.width,
         rest=study.network.rest,
         mirror=study.training.mirror,

@@ -21,6 +21,7 @@ from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
 from medisent.networks import (
     Decoder,
     Encoder,
+    Family,
     MaskDecoder,
     Perceptron,
     ScannerEncoder,
@@ -303,6 +304,7 @@ class PartitionedVAE(nn.Module):
         scanner: Which settings of the scanner vary.
         shape: Of the grid.
         voxel_ml: Volume of a grid voxel in mL.
+        family: Of the networks that see and draw anatomy.
         width: Channels at half resolution.
         rest: Latents of the anatomy that no factor names.
         nuisance_rest: Latents of the nuisance that no factor names.
@@ -323,6 +325,7 @@ class PartitionedVAE(nn.Module):
         shape: tuple[int, int, int],
         voxel_ml: float,
         *,
+        family: Family = "fine",
         width: int = 16,
         rest: int = 16,
         nuisance_rest: int = 2,
@@ -346,7 +349,7 @@ class PartitionedVAE(nn.Module):
         self.setting_noise = nn.ParameterDict({n: nn.Parameter(torch.tensor(-2.0)) for n in self.scanner_names})
         self.bias_offset = nn.Parameter(torch.zeros(()))
         self.scanner_encoder = ScannerEncoder(shape, max(8, width // 2), 2 + BIAS_TERMS)
-        self.encoder = Encoder(shape, _CHANNELS, width)
+        self.encoder = Encoder(shape, _CHANNELS, width, family=family)
         self.posterior = Perceptron(self.encoder.bottom_size, 128, 2 * self.code_size, standardised=True)
         self.mask_decoder = MaskDecoder(self.encoder, max(1, len(self.shaped)))
         self.counter = Counter(len(self.counted)) if self.counted else None

@@ -7,6 +7,8 @@ convolutions; the last layer convolves before it goes back to full resolution. A
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -23,6 +25,11 @@ _NORM = ("group", {"num_groups": 4})
 _ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.1})
 # Below this share of a scan's scale lie air and noise.
 _DARK = 0.2
+# Channels at half resolution that the lean mask decoder adds to the voxels.
+_LAST = 8
+
+Family = Literal["fine", "lean"]
+"""Which networks: with features at half the grid's resolution, or with fewer convolutions, at coarser ones."""
 
 
 class Encoder(nn.Module):
@@ -31,25 +38,44 @@ class Encoder(nn.Module):
     Arguments:
         shape: Of the grid.
         channels: Of the input, which is at half resolution already (see ``halved``).
-        width: Channels at half resolution; twice as many at each coarser one, up to four times.
+        width: Channels at half resolution; twice as many at each coarser one, up to four times (lean: six).
+        family: The lean one begins at a quarter of the resolution and has one convolution a resolution, not three.
         normalised: Whether features are group-normalised.
     """
 
-    def __init__(self, shape: tuple[int, int, int], channels: int, width: int, *, normalised: bool = True) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        channels: int,
+        width: int,
+        *,
+        family: Family = "fine",
+        normalised: bool = True,
+    ) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.family = shape, family
         self.levels = max(1, round(math.log2(max(shape) / 8)))
         self.padded = padded_shape(shape, self.levels)
-        self.widths = [min(4, 1 << level) * width for level in range(self.levels + 1)]
         norm = _NORM if normalised else None
-        self.stem = Convolution(3, channels, width, kernel_size=3, act=_ACT, norm=norm)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                Convolution(3, fine, coarse, strides=2, kernel_size=3, act=_ACT, norm=norm),
-                ResidualUnit(3, coarse, coarse, subunits=2, kernel_size=3, act=_ACT, norm=norm),
-            )
-            for fine, coarse in zip(self.widths, self.widths[1:], strict=False)
-        )
+        stages: list[nn.Module]
+        if family == "lean":
+            self.widths = [min(6, 2 << level) * width for level in range(self.levels)]
+            self.stem = Convolution(3, channels, self.widths[0], strides=2, kernel_size=3, act=_ACT, norm=norm)
+            stages = [
+                Convolution(3, fine, coarse, strides=2, kernel_size=3, act=_ACT, norm=norm)
+                for fine, coarse in pairwise(self.widths)
+            ]
+        else:
+            self.widths = [min(4, 1 << level) * width for level in range(self.levels + 1)]
+            self.stem = Convolution(3, channels, width, kernel_size=3, act=_ACT, norm=norm)
+            stages = [
+                nn.Sequential(
+                    Convolution(3, fine, coarse, strides=2, kernel_size=3, act=_ACT, norm=norm),
+                    ResidualUnit(3, coarse, coarse, subunits=2, kernel_size=3, act=_ACT, norm=norm),
+                )
+                for fine, coarse in pairwise(self.widths)
+            ]
+        self.stages = nn.ModuleList(stages)
 
     @property
     def bottom(self) -> tuple[int, int, int]:
@@ -93,7 +119,12 @@ class MaskDecoder(nn.Module):
             )
             for fine in widths[-2::-1]
         )
-        self.last = nn.Conv3d(widths[0] + 8, masks * 8, kernel_size=3, padding=1)
+        finest = widths[0]
+        self.finest: nn.Module = nn.Identity()
+        if encoder.family == "lean":  # which has no features at half resolution
+            finest = _LAST
+            self.finest = UpSample(3, widths[0], finest, scale_factor=2, mode="deconv")
+        self.last = nn.Conv3d(finest + 8, masks * 8, kernel_size=3, padding=1)
 
     def forward(
         self, features: list[Float[Tensor, "batch _ _ _ _"]], image: Float[Tensor, "batch 1 x y z"]
@@ -102,11 +133,15 @@ class MaskDecoder(nn.Module):
         for rise, join, skip in zip(self.rises, self.joins, features[-2::-1], strict=True):
             current = join(torch.cat([rise(current), skip], 1))
         voxels = halved(image, self.padded)
-        return fitted(pixelshuffle(self.last(torch.cat([current, voxels], 1)), 3, 2), self.shape)
+        return fitted(pixelshuffle(self.last(torch.cat([self.finest(current), voxels], 1)), 3, 2), self.shape)
 
 
 class Decoder(nn.Module):
-    """A scan from latents: linear, then up to half resolution, then depth-to-space."""
+    """A scan from latents: linear, then up to half resolution, then depth-to-space.
+
+    The lean family rises by transposed convolutions of overlapping cubes, also to half resolution, where it computes
+    nothing else.
+    """
 
     def __init__(self, encoder: Encoder, latents: int) -> None:
         super().__init__()
@@ -114,20 +149,36 @@ class Decoder(nn.Module):
         self.bottom = encoder.bottom
         widths = encoder.widths
         self.first = nn.Linear(latents, encoder.bottom_size)
+        rise = _lean_rise if encoder.family == "lean" else _fine_rise
         self.rises = nn.ModuleList(
-            nn.Sequential(
-                UpSample(3, coarse, fine, scale_factor=2, mode="deconv"),
-                Convolution(3, fine, fine, kernel_size=3, act=_ACT, norm=_NORM),
-            )
-            for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
+            rise(coarse, fine) for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
-        self.last = nn.Conv3d(widths[0], 8, kernel_size=3, padding=1)
+        self.last: nn.Module = nn.Conv3d(widths[0], 8, kernel_size=3, padding=1)
+        if encoder.family == "lean":
+            self.last = nn.ConvTranspose3d(widths[0], 8, kernel_size=4, stride=2, padding=1)
 
     def forward(self, latents: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch 1 x y z"]:
         current = self.first(latents).reshape(len(latents), -1, *self.bottom)
         for rise in self.rises:
             current = rise(current)
         return fitted(pixelshuffle(self.last(current), 3, 2), self.shape)
+
+
+def _fine_rise(coarse: int, fine: int) -> nn.Module:
+    """To twice the resolution, then a convolution there."""
+    return nn.Sequential(
+        UpSample(3, coarse, fine, scale_factor=2, mode="deconv"),
+        Convolution(3, fine, fine, kernel_size=3, act=_ACT, norm=_NORM),
+    )
+
+
+def _lean_rise(coarse: int, fine: int) -> nn.Module:
+    """To twice the resolution, each voxel from eight of its neighbours' cubes."""
+    return nn.Sequential(
+        nn.ConvTranspose3d(coarse, fine, kernel_size=4, stride=2, padding=1),
+        nn.GroupNorm(4, fine),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
 
 
 def with_local_contrast(

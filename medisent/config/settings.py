@@ -131,6 +131,8 @@ class NetworkSettings:
     """How large the networks are, and what stands beside them.
 
     Attributes:
+        family: ``fine`` networks have features at half of the grid's resolution; ``lean`` ones compute at coarser ones,
+            in less time a step. See ``docs/networks.md``.
         width: Channels at the finest level; a multiple of four, since features are normalised in four groups.
         rest: Anatomy latents that belong to no named factor.
         nuisance_rest: Nuisance latents that belong to no named factor.
@@ -139,6 +141,7 @@ class NetworkSettings:
             after training.
     """
 
+    family: Literal["fine", "lean"] = "fine"
     width: Annotated[int, Gt(0), Le(1024), MultipleOf(4)] = 16
     rest: Annotated[int, Ge(0), Le(4096)] = 16
     nuisance_rest: Annotated[int, Ge(0), Le(4)] = 2
