@@ -89,3 +89,14 @@ class Interrupted(BaseException):
 
     code = "interrupted"
     exit_code = 130
+
+
+_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on the host or on a device."""
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY_WORDS)

@@ -18,6 +18,7 @@ from torch.nn.functional import softplus
 from medisent.batches import Batch
 from medisent.counts import Counter
 from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
+from medisent.manner import Manner
 from medisent.networks import (
     Decoder,
     Encoder,
@@ -338,6 +339,7 @@ class PartitionedVAE(nn.Module):
         self.scanner_names = tuple(scanner)
         self.voxel_ml = voxel_ml
         self.mirror = mirror
+        self.manner = Manner()
         self.shape = shape
         self.learned = [f for f in factors if f.name not in self.scanner_names]
         self.shaped = [f.name for f in self.learned if f.mask]
@@ -456,7 +458,7 @@ class PartitionedVAE(nn.Module):
         there are masks, the encoder's features learn from them and from labels, and not from the picture: its thousands
         of nats held masks up.
         """
-        bottom = features[-1].flatten(1)
+        bottom = features[-1].flatten(1).float()
         parameters = self.posterior(bottom)
         if self.shaped and bottom.requires_grad:  # else one pass says it all
             taught = self._index([*self.taught, *(self.code_size + column for column in self.taught)])
@@ -530,7 +532,8 @@ class PartitionedVAE(nn.Module):
     def decode(self, z: Float[Tensor, "batch latents"]) -> Normal:
         """The distribution of canonical scans that these latents describe; settings of the scanner play no part."""
         told = self.rest_remainder(z[:, self.telling])
-        mean = self.decoder(z[:, : self.code_size].index_add(1, self._index(self.resting), told))
+        code = z[:, : self.code_size].index_add(1, self._index(self.resting), told)
+        mean = self.manner.run(self.decoder, code).float()
         return Normal(mean, self.log_sigma.exp().expand_as(mean))
 
     def named(self, names: Sequence[str]) -> frozenset[str]:
@@ -653,8 +656,8 @@ class PartitionedVAE(nn.Module):
         self, canonical: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
     ) -> tuple[list[Tensor], Tensor]:
         """The encoder's features and the mask logits of canonical scans."""
-        features = self.encoder(with_local_contrast(canonical, coverage, self.encoder.padded))
-        return features, self.mask_decoder(features, canonical)
+        features = self.manner.run(self.encoder, with_local_contrast(canonical, coverage, self.encoder.padded))
+        return features, self.manner.run(self.mask_decoder, features, canonical).float()
 
 
 def agreed(encoded: PartitionedNormal, tie: Tie | None, crew: Crew) -> PartitionedNormal:

@@ -21,17 +21,13 @@ from medisent.cli.machine import check, info
 from medisent.cli.output import refuse
 from medisent.cli.runs import evaluate, runs, train
 from medisent.cli.scans import counterfactual, encode, explain, harmonize
-from medisent.errors import Interrupted, MachineError, MedisentError, UsageError
+from medisent.errors import Interrupted, MachineError, MedisentError, UsageError, short_of_memory
 
 INTERRUPTED = 130
 _MACHINE_FAULTS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE),
     *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
 }
-_MEMORY_WORDS = (
-    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
-    *("failed to map segment", "can't start new thread"),
-)
 _READERS = ("pydicom", "highdicom", "nibabel", "nibabel.global", "SimpleITK")
 
 # Typer's own panels and tracebacks cost start-up time and hide what is plain.
@@ -123,7 +119,7 @@ def _refusal_of(error: Exception) -> MedisentError | None:
         return error
     if isinstance(error, typer.TyperException):
         return UsageError(f"{error.format_message()} The command's --help lists what it takes.")
-    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY_WORDS):
+    if short_of_memory(error):
         return MachineError("There is not enough memory for this. Close other programs, or choose a smaller grid.")
     if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
         what = error.filename if isinstance(error.filename, str) else "A file"

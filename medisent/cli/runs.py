@@ -60,8 +60,8 @@ def train(
         study = replace(study, training=replace(study.training, seed=seed))
     if dry_run:
         with reading_at_most(max_voxels):
-            found = forecast(study, chosen_device(device))
-        output.result({"schema": 1, **found}, table([("what", "how much"), *((k, str(v)) for k, v in found.items())]))
+            found = vars(forecast(study, chosen_device(device)))
+        output.result({"schema": 1, **found}, _forecast_lines(found))
         return
     folder, place = run or Path("runs") / _name_of(study_file), chosen_device(device)
     with joined(own_device(place)):
@@ -259,6 +259,16 @@ def _hold_gate(study: Study, scores: Mapping[str, Any]) -> None:
 def _name_of(study_file: Path) -> str:
     """What a run of the study is called: as the file, or as its folder where every study file is called so."""
     return study_file.resolve().parent.name if study_file.stem == "study" else study_file.stem
+
+
+def _forecast_lines(found: Mapping[str, Any]) -> list[str]:
+    """What training would take, as a table, and what to do if it is too much."""
+    rows = [(name.replace("_", " "), "-" if value is None else str(value)) for name, value in found.items()]
+    files = [(name, "-" if size is None else f"{size:g}") for name, size in found["files"].items()]
+    lines = [*table([("what", "how much"), *rows[:-1]]), "", *table([("file", "MB"), *files])]
+    if found["seconds_a_step"] is None:
+        lines += ["", "Memory does not suffice. Take a smaller batch and accumulate, or a coarser grid."]
+    return lines
 
 
 def _number(value: float | None) -> str:

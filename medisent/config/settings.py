@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 from pydantic import BeforeValidator
 
 from medisent.errors import StudyError
@@ -107,6 +107,16 @@ class TrainingSettings:
         learning_rate: Of the optimiser, at its highest.
         mirror: Whether half of the scans change left and right; only for factors that have no side.
         jitter: How far scans are shifted and turned while training; 0 for factors that are positions or directions.
+        accumulate: Batches a step; as many scans a step as that many times the batch, in the memory of one batch.
+        precision: Of the convolutional networks while training; all else is always ``float32``. ``auto`` is
+            ``bfloat16`` on GPUs that have it and on CPUs with AMX, and ``float32`` elsewhere.
+        recompute: Whether what the convolutional networks keep for the backward pass is computed again instead, which
+            takes less memory and more time and learns the same. ``auto``: where memory would not suffice.
+        compile: Whether the convolutional networks are compiled before the first step (``torch.compile``).
+        ema: Decay of the running mean of the weights, of which the model is made; 0 makes it of the last weights.
+        looks: How often the validation split is looked at, evenly over the training.
+        patience: After how many looks in a row without a better one training ends; 0 is never.
+        keep: Whether the model is made of the ``last`` weights or of those that did ``best`` at a look.
     """
 
     minutes: Annotated[float, Gt(0)] | None = None
@@ -117,8 +127,23 @@ class TrainingSettings:
     learning_rate: Annotated[float, Gt(0)] = 3e-3
     mirror: bool = False
     jitter: Annotated[float, Ge(0), Le(3)] = 1.0
+    accumulate: Annotated[int, Gt(0)] = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    recompute: Literal["auto", "always", "never"] = "auto"
+    compile: bool = False
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    looks: Annotated[int, Ge(0)] = 20
+    patience: Annotated[int, Ge(0)] = 0
+    keep: Literal["last", "best"] = "last"
+
+    @property
+    def scans_a_step(self) -> int:
+        """Scans that one step learns from."""
+        return self.batch * self.accumulate
 
     def __post_init__(self) -> None:
+        if not self.looks and (self.patience or self.keep == "best"):
+            raise StudyError('[training] has patience or keep = "best", which need looks, but looks is 0. Raise it.')
         given = [name for name in ("minutes", "epochs", "steps") if getattr(self, name) is not None]
         if len(given) > 1:
             raise StudyError(f"[training] gives {' and '.join(given)}, but the duration is one of them. Keep one.")

@@ -6,11 +6,12 @@ from medisent.training.making import train
 from medisent.training.plans import entries_of, schedule, weights_of
 from medisent.training.splits import load_split, study_cohort
 from medisent.training.states import CHECKPOINT
-from medisent.training.trial import dry_run
+from medisent.training.trial import Forecast, dry_run
 
 __all__ = [
     "CHECKPOINT",
     "LOG",
+    "Forecast",
     "Loop",
     "Observer",
     "dry_run",

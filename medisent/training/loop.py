@@ -18,11 +18,14 @@ from medisent.batches import Batch
 from medisent.config import Study
 from medisent.errors import Interrupted, MachineError, StudyError
 from medisent.files import write_text
-from medisent.model import PartitionedVAE
+from medisent.model import Change, PartitionedVAE
 from medisent.objectives import Objective
 from medisent.processes import ALONE, Crew
 from medisent.progress import Progress
-from medisent.supervision import Sampler
+from medisent.supervision import Sampler, Tie
+from medisent.training.averages import Average
+from medisent.training.faults import refuse_astray, told_of_memory
+from medisent.training.looks import Best, aside, costs_of
 from medisent.training.plans import entries_of, schedule, weights_of
 from medisent.training.states import (
     CHECKPOINT,
@@ -43,7 +46,7 @@ _LOG_EVERY = 10
 
 @runtime_checkable
 class Observer(Protocol):
-    """Somebody who is told of every step that was taken, and changes nothing."""
+    """Somebody who is told what happens, and changes nothing; whatever chance it uses is given back."""
 
     def stepped(self, step: int, seconds: float, costs: Mapping[str, Tensor]) -> None:
         """A step was taken.
@@ -53,6 +56,22 @@ class Observer(Protocol):
             seconds: What this one took.
             costs: Mean cost of each term, in nats a scan, and their weighted sum as ``total``; on their device, so
                 that whoever does not look at them waits for nothing.
+        """
+        ...
+
+    def validated(
+        self, step: int, costs: Mapping[str, float], network: PartitionedVAE, held: Batch
+    ) -> Mapping[str, object]:
+        """The validation split was looked at; what the log is to say of it besides, in terms of JSON.
+
+        Gradients are off and the network is in its eval mode.
+
+        Args:
+            step: Steps taken so far.
+            costs: Mean cost of each term over the validation scans, in nats a scan, and their weighted
+                sum as ``total``.
+            network: With the weights that were judged, which may be a running mean.
+            held: The validation scans.
         """
         ...
 
@@ -66,6 +85,7 @@ class Loop:
         network: On its device.
         shown: The training scans, on the same device.
         run: Where checkpoints go.
+        held: The validation scans, wherever they are; None where there are none.
         observers: Are told what happens.
         crew: Who takes the steps, and which of them this process is.
         stop: Whether somebody has asked for the end.
@@ -77,6 +97,7 @@ class Loop:
     network: PartitionedVAE
     shown: Batch
     run: Path
+    held: Batch | None = None
     observers: Sequence[Observer] = ()
     crew: Crew = ALONE
     stop: Stop = field(default_factory=Stop)
@@ -94,6 +115,7 @@ class Loop:
         self.optimiser = torch.optim.AdamW(self.learned, lr=settings.learning_rate, weight_decay=1e-3, fused=True)
         self.sampler = Sampler(self.shown, entries_of(self.study, self.network), settings.batch, self.chance)
         self._refuse_unequal_shares()
+        self.average, self.best = Average(self.network, settings.ema), Best()
         self.kept: dict[str, Kept] = {
             "network": Weights(self.network),
             "objective": Weights(self.objective),
@@ -101,6 +123,8 @@ class Loop:
             "sampler": self.sampler,
             "chance": Chance(self.chance, device),
             "clock": self.clock,
+            "average": self.average,
+            "best": self.best,
         }
 
     @property
@@ -119,37 +143,62 @@ class Loop:
         settings = self.study.training
         if settings.minutes is not None:
             return self.seconds / (60 * settings.minutes)
-        total = settings.steps or (settings.epochs or 1) * math.ceil(len(self.shown) / settings.batch)
+        total = settings.steps or (settings.epochs or 1) * math.ceil(len(self.shown) / settings.scans_a_step)
         return self.step / total
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to do: the time is over, or looking on has no use."""
+        patience = self.study.training.patience
+        return self.share >= 1 or (patience > 0 and self.best.misses >= patience)
+
     def run_to_end(self, progress: Progress) -> None:
-        """Train until the study's time, epochs or steps are over, from the last checkpoint if there is one."""
+        """Train until the study's time, epochs or steps are over, from the last checkpoint if there is one.
+
+        Raises:
+            MachineError: Memory or the disk does not suffice; the checkpoint before is as it was.
+            StudyError: A cost came out as no number; the checkpoint before is as it was.
+            Interrupted: Somebody asked for the end.
+        """
         self.resume()
         progress.stage("training", 1.0)
         progress.advance(self.share)
         self.network.train()
         saved = time.monotonic()
         self.stop.patient, asked = True, False
-        while self.share < 1 and not asked:
-            before, start = self.share, time.monotonic()
-            costs = self.take_step()
-            taken, asked = self._agreed(time.monotonic() - start)
-            self.clock.seconds += taken
-            for observer in self.observers:
-                observer.stepped(self.step, taken, costs)
-            note = ""
-            if self.step % _LOG_EVERY == 0:
-                note = self._record(costs)
-            progress.advance(min(1.0, self.share) - before, note)
-            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                self.save()
-                saved = time.monotonic()
+        with told_of_memory(self.study, str(self.shown.scan.device)):
+            while not self.over and not asked:
+                before = self.share
+                note, asked = self.go_on()
+                progress.advance(min(1.0, self.share) - before, note)
+                if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
         self.save()
         self.stop.patient = False
         if asked:
             self.crew.meet()  # whoever ends first takes the others along
             raise Interrupted(f"Interrupted after step {self.step}. The same command goes on from there.")
-        self.network.eval()
+        self._choose()
+
+    def go_on(self) -> tuple[str, bool]:
+        """Take a step, and look at the validation split if it is time to.
+
+        Returns:
+            What is worth saying, and whether somebody has asked for the end.
+        """
+        start = time.monotonic()
+        costs = self.take_step()
+        taken, asked = self._agreed(time.monotonic() - start)
+        self.clock.seconds += taken
+        for observer in self.observers:
+            observer.stepped(self.step, taken, costs)
+        note = self._record(costs) if self.step % _LOG_EVERY == 0 else ""
+        due = math.floor(min(1.0, self.share) * self.study.training.looks)
+        if self.held is not None and due > self.best.looks:
+            self.best.looks = due
+            self.look(self.held)
+        return note, asked
 
     def _agreed(self, seconds: float) -> tuple[float, bool]:
         """The mean of what a step took over processes, and whether any of them was asked to stop."""
@@ -158,32 +207,73 @@ class Loop:
         return taken, asked > 0
 
     def take_step(self) -> dict[str, Tensor]:
-        """One step; the mean cost of each term, in nats a scan."""
+        """One step; the mean cost of each term, in nats a scan.
+
+        Raises:
+            StudyError: A cost or a gradient is no number; weights and what the optimiser remembers are as before.
+        """
         settings = self.study.training
-        rate = settings.learning_rate * schedule(self.share)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        device = self.shown.scan.device
+            group["lr"] = settings.learning_rate * schedule(self.share)
+        self.optimiser.zero_grad(set_to_none=True)
+        parts = [self.learn_from(*self.next_batch()) for _ in range(settings.accumulate)]
+        self.crew.average_gradients(self.learned)
+        refuse_astray(self._clip(), self.step + 1, self.study)
+        self.optimiser.step()
+        self.average.take_in()
+        self.clock.step += 1
+        return {name: torch.stack([costs[name] for costs in parts]).mean() for name in parts[0]}
+
+    def next_batch(self) -> tuple[Change, Tie | None]:
+        """This process's share of the next scans, moved and seen by other scanners, and what all have in common.
+
+        What is drawn for them is drawn here, but for the samples of the posterior and what terms draw.
+        """
+        settings, device = self.study.training, self.shown.scan.device
         rows, tie = self.sampler.next()
         plain = self.shown[self.crew.own(rows).to(device)]
         leader = tie.leader if tie and tie.still else None
         plain = jittered(plain, self.chance, settings.jitter, mirror=settings.mirror, leader=leader, crew=self.crew)
-        change = changed(plain, self.network, self.chance, tie, self.crew)
-        draw = self.network(change, tie.to(device) if tie else None)
-        costs: dict[str, Tensor] = self.objective(draw)
-        self.optimiser.zero_grad(set_to_none=True)
+        return changed(plain, self.network, self.chance, tie, self.crew), tie.to(device) if tie else None
+
+    def learn_from(self, change: Change, tie: Tie | None) -> dict[str, Tensor]:
+        """The costs of a batch, the same in all processes, once its gradient is added to that of the step."""
+        costs: dict[str, Tensor] = self.objective(self.network(change, tie))
+        means = dict(zip(costs, self.crew.mean(torch.stack(list(costs.values()))), strict=True))
+        refuse_astray(means, self.step + 1, self.study)
         # A scan's nats grow with its voxels; the mean over them keeps gradients of one size on every grid.
-        (costs["total"] / 1000).backward()
-        self.crew.average_gradients(self.learned)
-        # Each by itself, or the decoder's gradient would silence the others.
-        for part in (*self.network.children(), *self.objective.terms.children()):
-            if any(True for _ in part.parameters()):
-                nn.utils.clip_grad_norm_(part.parameters(), 1.0)
-        self.optimiser.step()
+        (costs["total"] / (1000 * self.study.training.accumulate)).backward()
         self.network.settle(self.crew)
-        self.clock.step += 1
-        means = self.crew.mean(torch.stack(list(costs.values())))
-        return dict(zip(costs, means, strict=True))
+        return means
+
+    def _clip(self) -> dict[str, Tensor]:
+        """Clip gradients, each part's by itself, or the decoder's would silence the others; what they were."""
+        parts = {**dict(self.network.named_children()), **dict(self.objective.terms.named_children())}
+        return {
+            f"the gradient of {name}": nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+            for name, part in parts.items()
+            if any(True for _ in part.parameters())
+        }
+
+    def look(self, held: Batch) -> None:
+        """See what held-out scans cost, and remember the weights if none did better."""
+        settings = self.study.training
+        with aside(self.network, self.objective), self.average.shown():
+            costs = costs_of(self.network, self.objective, held, settings.batch, settings.seed)
+            if settings.patience or settings.keep == "best":
+                self.best.judge(costs["total"], self.network)
+            said: dict[str, object] = {"scans": len(held), "nats": {n: round(cost, 4) for n, cost in costs.items()}}
+            for observer in self.observers:
+                said |= observer.validated(self.step, costs, self.network, held)
+        self.records.append(json.dumps({"step": self.step, "seconds": round(self.seconds, 3), "validation": said}))
+
+    def _choose(self) -> None:
+        """Give the network the weights that the study wants: the last, their mean, or those that did best."""
+        if self.study.training.keep == "best" and self.best.weights:
+            self.network.load_state_dict(self.best.weights)
+        else:
+            self.average.exchange()
+        self.network.eval()
 
     def _record(self, costs: Mapping[str, Tensor]) -> str:
         record = {"step": self.step, "seconds": round(self.seconds, 3)}

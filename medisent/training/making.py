@@ -17,6 +17,7 @@ from medisent.files import file_digest, only_process, write_text
 from medisent.progress import Progress, Silence
 from medisent.training.distributed import joined, one_a_machine_first, own_device
 from medisent.training.loop import LOG, Loop, Observer
+from medisent.training.memory import manner_of
 from medisent.training.splits import Splits, read_splits
 from medisent.training.states import CHECKPOINT
 from medisent.training.stopping import listening
@@ -43,7 +44,7 @@ def train(
         device: Where to compute.
         fresh: Begin anew where a run could be resumed.
         progress: Is told how far the work is.
-        observers: Are told of every step.
+        observers: Are told of every step and every look at the validation split.
 
     Raises:
         CohortError: The table and its scans do not fit the study.
@@ -68,7 +69,9 @@ def train(
             crew.meet()
             shown = splits.shown.to(torch.device(own))
             watching = observers if crew.rank == 0 else ()
-            loop = Loop(study, network.to(own), shown, run, watching, crew, stop)
+            network = network.to(own)
+            network.manner = manner_of(study, network, shown)
+            loop = Loop(study, network, shown, run, splits.held, watching, crew, stop)
             loop.run_to_end(told)
             if crew.rank == 0:
                 _end(loop, splits, told, own)
@@ -114,6 +117,7 @@ def _write_manifest(loop: Loop, device: str) -> None:
         "command": "train",
         "versions": versions(),
         "device": device,
+        "precision": str(loop.network.manner.precision).removeprefix("torch."),
         "processes": loop.crew.size,
         "threads": torch.get_num_threads(),
         "seed": study.training.seed,

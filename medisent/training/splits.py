@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from medisent.checkpoints import study_factors
 from medisent.cohorts import Cohort, load_cohort, read_cohort
 from medisent.config import Study
 from medisent.errors import CohortError
+from medisent.factors import SCANNER_FACTORS, Factor
 from medisent.loading import loading
 from medisent.progress import Progress
 from medisent.stores import usual_store
@@ -72,7 +74,13 @@ def read_splits(study: Study, progress: Progress) -> Splits:
     """
     cohort = study_cohort(study)
     training, validation = cohort.of("train"), _part(cohort, "validation")
+    if validation is None and (study.training.patience or study.training.keep == "best"):
+        raise CohortError(
+            'The study has patience or keep = "best", but its table has no validation split to look at. '
+            "Leave them out of [training], or put subjects into that split."
+        )
     shown = load_split(study, training, progress, "reading training scans")
+    refuse_constant(training.factors, shown)
     held = load_split(study, validation, progress, "reading validation scans") if validation else None
     return Splits(training, shown, validation, held)
 
@@ -82,3 +90,24 @@ def _part(cohort: Cohort, split: str) -> Cohort | None:
         return cohort.of(split)
     except CohortError:
         return None
+
+
+def refuse_constant(factors: Sequence[Factor], shown: Batch) -> None:
+    """Refuse factors that are the same in all training scans: nothing tells how a scan would look with another.
+
+    What the scanner does is changed while training, so it may be the same in all scans.
+
+    Raises:
+        CohortError: There are such factors; the sentence names them.
+    """
+    same = []
+    for column, factor in enumerate(factors):
+        values = shown.values[:, column]
+        known = values[values.isfinite()]
+        if factor.name not in SCANNER_FACTORS and len(known) > 1 and bool((known == known[0]).all()):
+            same.append(f"{factor.name} (one value in all {len(known)} scans)")
+    if same:
+        raise CohortError(
+            f"Nothing can be learned of {', '.join(same)}: a factor has to differ within the training split. "
+            "Leave it out of the study, or add scans that differ in it."
+        )
