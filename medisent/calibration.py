@@ -13,9 +13,11 @@ from torch import Tensor
 
 from medisent.batches import Batch
 from medisent.checkpoints import Card, FactorCard
+from medisent.counts import coarse
 from medisent.metrics import conformal_quantile, r2
-from medisent.model import Abduction, PartitionedVAE
-from medisent.readings import abducted, estimates, latent_distance, quantiles, reconstruction_error
+from medisent.model import PartitionedVAE
+from medisent.posterior import PartitionedNormal
+from medisent.readings import estimates, latent_distance, pieces, quantiles, reconstruction_error
 
 LEVEL = 0.9
 
@@ -38,15 +40,19 @@ def calibrate(
     References:
         Distribution-Free Predictive Inference for Regression (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, 2018)
     """
-    network.eval()
-    seen = _counted(network, abducted(network, training), training)
-    network.fit_remainders(seen)
-    seen = network.apart(seen)
-    held = abducted(network, validation) if validation is not None else None
+    device = network.eval().pivot.device
+    inferred, images = _inferred(network, training)
+    network.cpu()
+    inferred = _counted(network, inferred, images, training)
+    network.fit_remainders(inferred)
+    seen = network.parted(inferred)
+    network.to(device)
+    held, error = _judged(network, *((training, seen) if validation is None else (validation,)))
+    network.cpu()
     factors, figures = {}, {}
     truths = validation.values if validation is not None else torch.zeros(0, len(network.factors))
     read = estimates(network, seen)
-    read_held = estimates(network, held) if held is not None else {}
+    read_held = estimates(network, held) if validation is not None else {}
     for column, name in enumerate(network.factors):
         values = network.value(name, read[name][0]).double().numpy()
         labels = training.values[:, column]
@@ -60,31 +66,63 @@ def calibrate(
                 estimate = network.value(name, read_held[name][0]).double().numpy()[held_known]
                 figures[f"{name}_r2"] = r2(estimate, truths[:, column].double().numpy()[held_known])
         factors[name] = FactorCard(quantiles(values), float(bounds.min()), float(bounds.max()), reach, used)
-    centre, precision = _spread(seen.q.loc[:, : network.code_size])
+    centre, precision = _spread(seen.loc[:, : network.code_size])
     card = Card(factors, LEVEL, len(training), len(set(subjects)), steps, (), (), centre, precision, figures)
-    judge = held if held is not None else seen
-    distance = latent_distance(card, judge.q.loc[:, : network.code_size])
-    error = reconstruction_error(network, judge)
+    distance = latent_distance(card, held.loc[:, : network.code_size])
     return replace(
         card, typical_error=quantiles(error.double().numpy()), typical_distance=quantiles(distance.double().numpy())
     )
 
 
-def _counted(network: PartitionedVAE, seen: Abduction, training: Batch) -> Abduction:
+def _inferred(network: PartitionedVAE, batch: Batch) -> tuple[PartitionedNormal, Float[Tensor, "scans 1 _ _ _"] | None]:
+    """What the network infers from scans, and the scans as coarse as they are counted in; a few at a time."""
+    parts, images = [], []
+    for found in pieces(network, batch):
+        parts.append(found.q)
+        images += [coarse(image[0].cpu())[None] for image in found.canonical] if network.counter is not None else []
+    return _together(parts), torch.stack(images) if images else None
+
+
+def _judged(
+    network: PartitionedVAE, batch: Batch, known: PartitionedNormal | None = None
+) -> tuple[PartitionedNormal, Float[Tensor, " scans"]]:
+    """The posterior behind scans, unless it is known, and how far what it decodes to is from them."""
+    parts, errors, start = [], [], 0
+    for found in pieces(network, batch):
+        rows = slice(start, start := start + len(found.canonical))
+        if known is not None:
+            loc, scale = (numbers[rows].to(found.q.loc) for numbers in (known.loc, known.scale))
+            found = replace(found, q=PartitionedNormal(loc, scale, known.partition))
+        parts.append(found.q)
+        errors.append(reconstruction_error(network, found).cpu())
+    return _together(parts), torch.cat(errors)
+
+
+def _together(parts: Sequence[PartitionedNormal]) -> PartitionedNormal:
+    loc, scale = (torch.cat([getattr(part, name).cpu() for part in parts]) for name in ("loc", "scale"))
+    return PartitionedNormal(loc, scale, parts[0].partition)
+
+
+def _counted(
+    network: PartitionedVAE,
+    seen: PartitionedNormal,
+    images: Float[Tensor, "scans 1 _ _ _"] | None,
+    training: Batch,
+) -> PartitionedNormal:
     """What the network infers from the training scans, once its readouts and its counts of volumes are fitted.
 
     A training scan's volume is what the counts of all others say of it, or all that follows would be too sure.
     """
     labels = {name: training.values[:, column] for column, name in enumerate(network.factors)}
     for name in network.heads:
-        network.head(name).refit(seen.q[name].loc, labels[name])
-    if network.counter is None:
+        network.head(name).refit(seen[name].loc, labels[name])
+    if network.counter is None or images is None:
         return seen
-    guesses = network.counter.fit(seen.canonical, torch.stack([labels[name] for name in network.counted], 1))
+    guesses = network.counter.fit(images, torch.stack([labels[name] for name in network.counted], 1))
     for name, guess in zip(network.counted, guesses.T, strict=True):
         if guess.isfinite().any():
             network.head(name).trust(guess, labels[name])
-    return replace(seen, q=network.placed(seen.q, guesses))
+    return network.placed(seen, guesses)
 
 
 def _reach(

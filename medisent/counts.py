@@ -133,9 +133,9 @@ class Counter(nn.Module):
         Returns:
             What counting says of each scan when the scan is left out of the regression; NaN where it says nothing.
         """
-        coarse = [_coarse(image[0].cpu()) for image in images]
-        self._find_kinds(coarse)
-        counts = torch.stack([self._counted(image) for image in coarse])
+        small = [coarse(image[0].cpu()) for image in images]
+        self._find_kinds(small)
+        counts = torch.stack([self._counted(image) for image in small])
         guesses = torch.full_like(volumes, math.nan)
         for index, goal in enumerate(volumes.T):
             known = goal.isfinite()
@@ -208,11 +208,11 @@ class Counter(nn.Module):
         """The volumes in mL, between the smallest label and one and a half times the largest; NaN before fitting."""
         if not bool(self.fitted.any()):
             return torch.full((len(images), len(self.fitted)), math.nan, device=images.device)
-        counts = torch.stack([self._counted(_coarse(image[0].cpu())) for image in images])
+        counts = torch.stack([self._counted(coarse(image[0].cpu())) for image in images])
         return self._bounded(counts @ self.weights + self.offsets)
 
 
-def _coarse(image: Float[Tensor, "x y z"]) -> Float[Tensor, "a b c"]:
+def coarse(image: Float[Tensor, "x y z"]) -> Float[Tensor, "a b c"]:
     """The image averaged over blocks until its longest side is at most forty voxels."""
     step = -(-max(image.shape) // _LARGEST_SIDE)
     return avg_pool3d(image[None, None], step, ceil_mode=True, count_include_pad=False)[0, 0] if step > 1 else image

@@ -591,10 +591,10 @@ class PartitionedVAE(nn.Module):
             q = self.placed(q, self.counter(canonical))
         return self.apart(Abduction(sight, canonical, masks, q))
 
-    def fit_remainders(self, found: Abduction) -> None:
+    def fit_remainders(self, q: PartitionedNormal) -> None:
         """Learn what named blocks tell of all else, from scans as they were inferred before anything is taken out."""
-        self.rest_remainder.fit(found.q.loc[:, self.telling], found.q.loc[:, self.resting])
-        self.setting_remainder.fit(found.q.loc[:, self.anatomy], found.q.loc[:, self.loose])
+        self.rest_remainder.fit(q.loc[:, self.telling], q.loc[:, self.resting])
+        self.setting_remainder.fit(q.loc[:, self.anatomy], q.loc[:, self.loose])
 
     def apart(self, found: Abduction) -> Abduction:
         """What was inferred, less what named blocks tell already: of the rest, and of settings that have no labels.
@@ -604,18 +604,25 @@ class PartitionedVAE(nn.Module):
         has an offset of each scan's own, since known changes say nothing of it; what named anatomy tells of the offset
         is no scanner's doing, as long as scanners and anatomy are independent.
         """
-        q, sight, canonical = found.q, found.sight, found.canonical
-        loc = q.loc.clone()
-        loc[:, self.resting] -= self.rest_remainder(loc[:, self.telling])
+        sight, canonical = found.sight, found.canonical
         if self.setting_remainder.weight.any():
-            offset = torch.zeros_like(loc)
-            offset[:, self.loose] = self.setting_remainder(loc[:, self.anatomy])
-            loc -= offset
             settings = sight.scanner.stacked()
-            settings[:, self.active > 0] -= offset[:, self.code_size :]
+            settings[:, self.active > 0] -= self._offset(found.q.loc)[:, self.code_size :]
             sight = replace(sight, scanner=Scanner.unstacked(settings))
             canonical = self.canonical(sight.batch.scan, sight.scanner, sight.batch.coverage)
-        return replace(found, sight=sight, canonical=canonical, q=replace(q, loc=loc))
+        return replace(found, sight=sight, canonical=canonical, q=self.parted(found.q))
+
+    def parted(self, q: PartitionedNormal) -> PartitionedNormal:
+        """The posterior of what was inferred, less what named blocks tell already."""
+        loc = q.loc.clone()
+        loc[:, self.resting] -= self.rest_remainder(loc[:, self.telling])
+        return replace(q, loc=loc - self._offset(loc))
+
+    def _offset(self, loc: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch latents"]:
+        """What named anatomy tells of settings that have no labels."""
+        offset = torch.zeros_like(loc)
+        offset[:, self.loose] = self.setting_remainder(loc[:, self.anatomy])
+        return offset
 
     def _index(self, columns: list[int]) -> Int[Tensor, " columns"]:
         return torch.tensor(columns, dtype=torch.long, device=self.pivot.device)

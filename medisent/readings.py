@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -183,16 +183,16 @@ def prepared(trained: Trained, scan: Volume) -> tuple[Batch, Geometry]:
     return batch, item["placed"]
 
 
-def estimates(network: PartitionedVAE, found: Abduction) -> dict[str, tuple[Tensor, Tensor]]:
+def estimates(network: PartitionedVAE, q: PartitionedNormal) -> dict[str, tuple[Tensor, Tensor]]:
     """For each factor the embedding of its most likely value (batch, embedding) and the standard deviation (batch).
 
     The deviation adds the readout's own to what the uncertainty of the latents amounts to; it is NaN for factors
     without an order.
     """
-    readouts = network.readouts(found.q.loc)
+    readouts = network.readouts(q.loc)
     result: dict[str, tuple[Tensor, Tensor]] = {}
     for name in network.factors:
-        block = found.q[name]
+        block = q[name]
         if name in network.heads:
             head = network.head(name)
             embedding = head.factor.best(head.described(block.loc))
@@ -204,13 +204,12 @@ def estimates(network: PartitionedVAE, found: Abduction) -> dict[str, tuple[Tens
         else:
             own = readouts[name]
             assert isinstance(own, Normal)
-            embedding, deviation = own.loc[:, None], _setting_deviation(network, found, name)
+            embedding, deviation = own.loc[:, None], _setting_deviation(block, name)
         result[name] = embedding, deviation
     return result
 
 
-def _setting_deviation(network: PartitionedVAE, found: Abduction, name: str) -> Tensor:
-    block = found.q[name]
+def _setting_deviation(block: Normal, name: str) -> Tensor:
     if name != "bias_field":
         return block.scale[:, 0]
     # Of the logarithm of a length, to first order.
@@ -219,9 +218,8 @@ def _setting_deviation(network: PartitionedVAE, found: Abduction, name: str) -> 
 
 def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
     """What the network infers from all scans of a batch, a few at a time, on the processor."""
-    device = network.pivot.device
     with torch.no_grad():
-        parts = [network.abduct(batch[rows].to(device)) for rows in torch.arange(len(batch)).split(_AT_ONCE)]
+        parts = list(pieces(network, batch))
         settings = torch.cat([p.sight.scanner.stacked() for p in parts]).cpu()
         sight = Sight(batch, Scanner.unstacked(settings), torch.cat([p.sight.scale for p in parts]).cpu())
         q = PartitionedNormal(
@@ -233,12 +231,19 @@ def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
     return Abduction(sight, canonical, masks, q)
 
 
+def pieces(network: PartitionedVAE, batch: Batch) -> Iterator[Abduction]:
+    """What the network infers from a few scans of a batch after the other, on its own device."""
+    device = network.pivot.device
+    for rows in torch.arange(len(batch)).split(_AT_ONCE):
+        yield network.abduct(batch[rows].to(device))
+
+
 @torch.no_grad()
 def ranges(trained: Trained, found: Abduction) -> dict[str, Float[Tensor, "batch 3"]]:
     """For each factor its estimate and the lower and upper end of its interval, in its unit; NaN without an end."""
     network = trained.network
     result = {}
-    for name, (embedding, deviation) in estimates(network, found).items():
+    for name, (embedding, deviation) in estimates(network, found.q).items():
         value = network.value(name, embedding)
         reach = trained.card.factors[name].conformal * deviation[:, None]
         # Embeddings of several numbers have no lower and upper end.

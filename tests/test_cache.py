@@ -103,7 +103,7 @@ def test_real_scans_are_the_same_bit_for_bit_with_and_without(study, cohort_tabl
     plain = load_split(study, part, Silence(), "")
     monkeypatch.setenv("MEDISENT_CACHE", str(tmp_path / "cache"))
     assert same(plain, load_split(study, part, Silence(), ""))
-    monkeypatch.setattr("medisent.training.loading", lambda *a, **k: pytest.fail)
+    monkeypatch.setattr("medisent.training.splits.loading", lambda *a, **k: pytest.fail)
     assert same(plain, load_split(study, part, Silence(), ""))
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from medisent.batches import Batch
-from medisent.calibration import LEVEL, abducted, calibrate
+from medisent.calibration import LEVEL, calibrate
 from medisent.checkpoints import Card, Trained
-from medisent.readings import latent_distance, ranges
+from medisent.readings import abducted, latent_distance, ranges
 
 
 def relabelled(shown: Batch, count: int, seed: int = 0) -> Batch:

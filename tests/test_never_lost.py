@@ -71,21 +71,24 @@ def killed(server: Server, process: int, number: int = signal.SIGKILL) -> int:
     return server.end(process)
 
 
-def until_written(run: Path, process: int, checkpoints: int) -> None:
-    """Wait until a process is in the midst of writing the checkpoint after so many others."""
-    begun_at, seen = time.monotonic(), 0
-    before = (0, 0)
-    while seen < checkpoints and time.monotonic() - begun_at < 120 and not (run / MODEL_FILE).exists():
-        with suppress(FileNotFoundError):
-            now = (run / CHECKPOINT).stat()
-            seen += (now.st_ino, now.st_mtime_ns) != before
-            before = (now.st_ino, now.st_mtime_ns)
-        time.sleep(0.001)
-    while time.monotonic() - begun_at < 120 and not (run / MODEL_FILE).exists():
-        partial = [path for path in run.glob(f"{PARTIAL}*.safetensors") if _size(path) > 0]
-        if partial:
+def until_written(run: Path, checkpoints: int) -> None:
+    """Wait until a process is in the midst of writing a checkpoint, after so many others; or has ended."""
+    given_up = time.monotonic() + 120
+    left, before, seen = set(run.glob(f"{PARTIAL}*")), _written(run), 0
+    while time.monotonic() < given_up and not (run / MODEL_FILE).exists():
+        now = _written(run)
+        seen, before = seen + (now != before), now
+        begun = set(run.glob(f"{PARTIAL}*.safetensors")) - left
+        if seen >= checkpoints and any(_size(path) for path in begun):
             return
         time.sleep(0.001)
+
+
+def _written(run: Path) -> int:
+    """Which checkpoint it is."""
+    with suppress(FileNotFoundError):
+        return (run / CHECKPOINT).stat().st_mtime_ns
+    return 0
 
 
 def _size(path: Path) -> int:
@@ -99,11 +102,11 @@ def test_a_run_killed_inside_a_checkpoint_and_stopped_by_a_signal_ends_as_if_it_
 ):
     wanted = trained(server, tmp_path, learning, "whole")
     process = begun(server, tmp_path, learning, "run")
-    until_written(tmp_path / "run", process, 2)
+    until_written(tmp_path / "run", 2)
     assert killed(server, process) == -signal.SIGKILL
     assert not (tmp_path / "run" / MODEL_FILE).exists()
     process = begun(server, tmp_path, learning, "run")
-    until_written(tmp_path / "run", process, 1)
+    until_written(tmp_path / "run", 1)
     assert killed(server, process, signal.SIGTERM) == 130
     assert "after step" in (tmp_path / "run.err").read_text()
     assert trained(server, tmp_path, learning, "run") == wanted
@@ -123,7 +126,7 @@ def test_twenty_kills_over_ten_runs_change_no_bit(server, learning, tmp_path):
             if chance.random() < 0.5:
                 time.sleep(chance.uniform(0, whole))
             else:
-                until_written(tmp_path / run, process, chance.randint(1, 4))
+                until_written(tmp_path / run, chance.randint(1, 4))
                 time.sleep(chance.uniform(0, 0.08))
             code = killed(server, process)
             assert code in (0, -signal.SIGKILL)

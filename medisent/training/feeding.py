@@ -45,4 +45,5 @@ class Feed:
 
     def _fetched(self, rows: Int[Tensor, " rows"]) -> Batch:
         batch = self.shown[rows]
-        return batch.pinned() if self.device.type == "cuda" else batch
+        here = batch.scan.device.type == "cpu"
+        return batch.pinned() if here and self.device.type == "cuda" else batch

@@ -25,6 +25,7 @@ from medisent.progress import Progress
 from medisent.supervision import Sampler, Tie
 from medisent.training.averages import Average
 from medisent.training.faults import refuse_astray, told_of_memory
+from medisent.training.feeding import Feed
 from medisent.training.looks import Best, aside, costs_of
 from medisent.training.plans import entries_of, schedule, weights_of
 from medisent.training.states import (
@@ -83,7 +84,7 @@ class Loop:
     Attributes:
         study: What is trained, and for how long.
         network: On its device.
-        shown: The training scans, on the same device.
+        shown: The training scans, wherever they are.
         run: Where checkpoints go.
         held: The validation scans, wherever they are; None where there are none.
         observers: Are told what happens.
@@ -106,7 +107,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         settings = self.study.training
-        device = self.shown.scan.device
+        device = self.network.pivot.device
+        self.feed = Feed(self.shown, device)
         self.chance = torch.Generator().manual_seed(settings.seed)
         objective = Objective(self.network, weights_of(self.study), self.study.objective, len(self.shown))
         self.objective = objective.to(device)
@@ -166,7 +168,7 @@ class Loop:
         self.network.train()
         saved = time.monotonic()
         self.stop.patient, asked = True, False
-        with told_of_memory(self.study, str(self.shown.scan.device)):
+        with told_of_memory(self.study, str(self.feed.device)):
             while not self.over and not asked:
                 before = self.share
                 note, asked = self.go_on()
@@ -229,12 +231,14 @@ class Loop:
 
         What is drawn for them is drawn here, but for the samples of the posterior and what terms draw.
         """
-        settings, device = self.study.training, self.shown.scan.device
+        settings = self.study.training
         rows, tie = self.sampler.next()
-        plain = self.shown[self.crew.own(rows).to(device)]
+        plain = self.feed.take(self.crew.own(rows))
         leader = tie.leader if tie and tie.still else None
         plain = jittered(plain, self.chance, settings.jitter, mirror=settings.mirror, leader=leader, crew=self.crew)
-        return changed(plain, self.network, self.chance, tie, self.crew), tie.to(device) if tie else None
+        change = changed(plain, self.network, self.chance, tie, self.crew)
+        self.feed.expect(self.crew.own(self.sampler.foreseen()))
+        return change, tie.to(self.feed.device) if tie else None
 
     def learn_from(self, change: Change, tie: Tie | None) -> dict[str, Tensor]:
         """The costs of a batch, the same in all processes, once its gradient is added to that of the step."""

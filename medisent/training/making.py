@@ -67,11 +67,10 @@ def train(
             if crew.rank == 0:
                 _begin(study, run, fresh=fresh)
             crew.meet()
-            shown = splits.shown.to(torch.device(own))
             watching = observers if crew.rank == 0 else ()
             network = network.to(own)
-            network.manner = manner_of(study, network, shown)
-            loop = Loop(study, network, shown, run, splits.held, watching, crew, stop)
+            network.manner = manner_of(study, network, splits.shown)
+            loop = Loop(study, network, splits.shown, run, splits.held, watching, crew, stop)
             loop.run_to_end(told)
             if crew.rank == 0:
                 _end(loop, splits, told, own)
@@ -123,6 +122,7 @@ def _write_manifest(loop: Loop, device: str) -> None:
         "seed": study.training.seed,
         "steps": loop.step,
         "seconds": round(loop.seconds, 1),
+        "seconds_waiting": round(loop.feed.waited, 1),
         "inputs": {"table_sha256": file_digest(study.cohort.table)},
         "outputs": {name: file_digest(run / name) for name in files},
     }

@@ -32,8 +32,8 @@ _LIMITS = (
 
 
 def manner_of(study: Study, network: PartitionedVAE, shown: Batch) -> Manner:
-    """How the networks of a study run on the device where the scans are."""
-    settings, device = study.training, shown.scan.device
+    """How the networks of a study run on their device."""
+    settings, device = study.training, network.pivot.device
     manner = Manner(_precision(settings.precision, device), settings.recompute == "always", settings.compile)
     if settings.recompute != "auto" or math.prod(study.grid.shape) * min(settings.batch, len(shown)) < 4 * 64**3:
         return manner
@@ -50,9 +50,9 @@ def needed_bytes(study: Study, network: PartitionedVAE, shown: Batch, manner: Ma
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     moments = 3 + (study.training.ema > 0) + (study.training.keep == "best")
     voxels = math.prod(network.encoder.padded) * min(study.training.batch, len(shown))
-    kept = _kept_a_voxel(study, shown, manner)
+    kept = _kept_a_voxel(study, shown, manner, network.pivot.device)
     if manner.recompute:  # one network at a time is computed again; the largest is half of all
-        kept += (_kept_a_voxel(study, shown, replace(manner, recompute=False)) - kept) / 2
+        kept += (_kept_a_voxel(study, shown, replace(manner, recompute=False), network.pivot.device) - kept) / 2
     return int(moments * weights + _ROOM * kept * voxels)
 
 
@@ -112,11 +112,10 @@ def _precision(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if pays else torch.float32
 
 
-def _kept_a_voxel(study: Study, shown: Batch, manner: Manner) -> float:
+def _kept_a_voxel(study: Study, shown: Batch, manner: Manner, device: torch.device) -> float:
     """Bytes that a forward pass keeps for each voxel of a scan, in a copy of the study of few voxels."""
-    device = shown.scan.device
     every = math.ceil(max(study.grid.shape) / _SIDE)
-    few = _thinned(shown[torch.arange(1, device=device)], every)
+    few = _thinned(shown[torch.arange(1)], every)
     shape = few.scan.shape[2:]
     grid = replace(study.grid, shape=(shape[0], shape[1], shape[2]))
     small = replace(study, grid=grid, training=replace(study.training, batch=1), supervision=())

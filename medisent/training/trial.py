@@ -13,6 +13,7 @@ import torch
 from medisent.checkpoints import MODEL_FILE, STUDY_FILE, build_model
 from medisent.config import Study, dump_study
 from medisent.progress import Silence
+from medisent.stores import usual_store
 from medisent.training.faults import told_of_memory
 from medisent.training.loop import LOG, Loop
 from medisent.training.memory import Peak, free_bytes, manner_of, needed_bytes
@@ -31,7 +32,7 @@ class Forecast:
         parameters: Weights that are learned.
         precision: Of the convolutional networks.
         recompute: Whether they compute again what they could keep.
-        memory_of_scans_mb: What the training split takes while training.
+        memory_of_scans_mb: What the training split takes: of memory, or of the disk where a store keeps it.
         memory_needed_mb: The most that training takes, as estimated: the process, the scans and a step.
         memory_measured_mb: The most that was taken, with one batch of scans: by the process, or on a GPU by PyTorch.
             None if no step was tried, since memory would not have sufficed.
@@ -66,7 +67,7 @@ def dry_run(study: Study, device: str = "cpu") -> Forecast:
     cohort = study_cohort(study).of("train")
     few = replace(cohort, rows=cohort.rows[: study.training.batch])
     place = torch.device(device)
-    shown = load_split(study, few, Silence(), "reading").to(place)
+    shown = load_split(study, few, Silence(), "reading")
     torch.manual_seed(study.training.seed)
     network = build_model(study)
     network.fit(shown)
@@ -75,7 +76,9 @@ def dry_run(study: Study, device: str = "cpu") -> Forecast:
     loop, peak = Loop(study, network, shown, Path()), Peak(place)
     peak.watch()
     scans = len(cohort) * math.prod(study.grid.shape) * 4 * (2 + shown.masks.shape[1])
-    needed = peak.bytes() + scans + needed_bytes(study, network, shown, network.manner)
+    # From the store's file, or for a GPU from the host's memory, scans are fetched as they are needed.
+    stays = place.type == "cpu" and usual_store(study.grid, study.scanner.air) is None
+    needed = peak.bytes() + scans * stays + needed_bytes(study, network, shown, network.manner)
     free = free_bytes(place)
     seconds = None
     if free is None or needed - peak.bytes() < free:
