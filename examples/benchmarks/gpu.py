@@ -30,6 +30,7 @@ from medisent.config import Study, load_study
 from medisent.evaluation import evaluate
 from medisent.explanations import explain
 from medisent.formats import read
+from medisent.manner import Manner
 from medisent.phantoms import write_cohort
 from medisent.progress import Silence
 from medisent.training import Loop, load_split, study_cohort, train
@@ -105,10 +106,7 @@ class Bench:
         torch.manual_seed(0)
         network = build_model(study)
         network.fit(shown)
-        for part in (network.encoder, network.mask_decoder, network.decoder):
-            part.forward = torch.autocast(self.device.type, dtype, dtype != torch.float32)(part.forward)
-            part.register_forward_hook(lambda _, __, made: made.float() if isinstance(made, torch.Tensor) else made)
-        network.posterior.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        network.manner = Manner(dtype)
         return Loop(study, network.to(self.device).train(), shown.to(self.device), self.folder)
 
     def _shown(self, side: int, batch: int) -> tuple[Study, Batch]:
@@ -169,7 +167,7 @@ class Bench:
         found = json.loads((self.folder / "run" / "evaluation.json").read_text(encoding="utf-8"))
         r2 = ", ".join(f"{name} {score['r2']:.2f}" for name, score in found["readout"].items() if score.get("r2"))
         what = f"training on {self.sizes.heads} heads of {side}^3, {self.sizes.demo_steps} steps"
-        scan = sorted((place / "scans").iterdir())[0]
+        scan = min((place / "scans").glob("*.nii.gz"))
         return [Row(what, f"{taken:.3g} s", f"R2 on test heads: {r2}")], trained, scan
 
     def explaining(self, trained: Trained, scan: Path) -> Row:
