@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from medisent.errors import MedisentError as MedisentError
     from medisent.formats import read as read
     from medisent.models import load as load
+    from medisent.views import view as view
 
-__all__ = ["MedisentError", "__version__", "load", "metrics", "read"]
+__all__ = ["MedisentError", "__version__", "load", "metrics", "read", "view"]
 
 _HOMES = {
     "MedisentError": ("medisent.errors", "MedisentError"),
     "load": ("medisent.models", "load"),
     "metrics": ("medisent.metrics", None),
     "read": ("medisent.formats", "read"),
+    "view": ("medisent.views", "view"),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+import medisent
 from medisent.errors import GeometryError
 from medisent.evaluation import Evaluation, Readout, Reconstruction
 from medisent.metrics import Score
@@ -135,6 +136,23 @@ def test_views_are_whole_pages_in_a_frame(explanation, evaluation, tmp_path):
         assert word in page
         assert "Content-Security-Policy" in page
         assert word not in repr(shown), "a page of megabytes is not printed"
+
+
+def test_a_scan_is_viewed_alone_or_beside_an_edited_one_and_whatever_it_is_given_as(fine_scan, explanation):
+    alone = medisent.view((fine_scan.voxels, fine_scan.affine)).html
+    assert alone == medisent.view(fine_scan).html
+    assert 'data-wipe="0"' not in alone
+    assert "synthetic" not in alone.split("<style>")[0] + alone.split("</style>")[1]
+    both = medisent.view(fine_scan, next(iter(explanation.counterfactuals.values()))).html
+    assert 'data-wipe="0"' in both
+    assert "The edited scan is synthetic" in both
+    for page in (alone, both):
+        assert "Methods" not in page
+        assert "Explanation" not in page
+    with pytest.raises(GeometryError, match="cannot lie over"):
+        medisent.view(fine_scan, fine_scan.with_voxels(fine_scan.voxels[1:]))
+    with pytest.raises(GeometryError, match="lies elsewhere"):
+        medisent.view(fine_scan, (fine_scan.voxels, fine_scan.affine + np.eye(4)))
 
 
 def test_an_evaluation_becomes_a_table_of_every_figure(evaluation):

@@ -2,7 +2,7 @@
 
 from medisent.reports.benched import BenchTable, bench_page
 from medisent.reports.evaluated import evaluation_page
-from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page
+from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page, scan_page
 from medisent.reports.harmonised import Columns, Pair, harmonisation_page
 from medisent.reports.trained import Block, Film, training_page
 from medisent.reports.traversals import Traversal
@@ -25,5 +25,6 @@ __all__ = [
     "explanation_page",
     "harmonisation_page",
     "planes",
+    "scan_page",
     "training_page",
 ]

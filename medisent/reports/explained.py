@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Num
 
+from medisent.errors import GeometryError
 from medisent.reports.copies import copies
 from medisent.reports.figures import Strip, strip
 from medisent.reports.films import Film, LightTable, Picture, Scale, colour_scale
@@ -230,6 +231,39 @@ def explanation_page(
         album=tuple(table.album.values()),
     )
     return rendered("explanation", ("script", "viewer", "passages"), facts, admitted=(program(),))
+
+
+def scan_page(scan: Volume, edited: Volume | None = None) -> str:
+    """One HTML page that shows a scan in the viewer, and an edited scan beside it, with nothing said of either.
+
+    Raises:
+        GeometryError: The edited scan is not on the scan's grid.
+    """
+    if edited is not None and not np.allclose(edited.affine, scan.affine, atol=1e-3):
+        raise GeometryError("The edited scan lies elsewhere than the scan. Show scans on the same voxels.")
+    table = LightTable(scan)
+    beside = [] if edited is None else [Comparison("", "", "edited scan", edited.voxels, "")]
+    panels, _ = _comparison_panels(table, beside)
+    facts = ExplanationPage(
+        headline="",
+        answers=(),
+        warnings=scan.remarks,
+        viewer=_viewer(table, 0, panels, beside, (), ()),
+        film=None if beside else table.scan_film(table.middle),
+        remarks=table.remarks,
+        comparisons=panels,
+        maps=(),
+        passages=passages(table, ()),
+        groups=(),
+        level="",
+        checks=(),
+        edit_checks=(),
+        methods="",
+        citations=(),
+        provenance=(),
+        album=tuple(table.album.values()),
+    )
+    return rendered("scan", ("script", "viewer"), facts, admitted=(program(),))
 
 
 def _viewer(
