@@ -152,7 +152,7 @@ def test_a_scan_is_viewed_alone_or_beside_an_edited_one_and_whatever_it_is_given
     with pytest.raises(GeometryError, match="cannot lie over"):
         medisent.view(fine_scan, fine_scan.with_voxels(fine_scan.voxels[1:]))
     with pytest.raises(GeometryError, match="lies elsewhere"):
-        medisent.view(fine_scan, (fine_scan.voxels, fine_scan.affine + np.eye(4)))
+        medisent.view(fine_scan, (fine_scan.voxels, fine_scan.affine @ np.diag([1.1, 1, 1, 1])))
 
 
 def test_an_evaluation_becomes_a_table_of_every_figure(evaluation):
