@@ -18,8 +18,10 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".par", ".hdr.g
 MASK_WORDS = frozenset({"mask", "masks", "seg", "segs", "segmentation", "segmentations", "label", "labels", "roi"})
 """What names of masks, and of folders with masks, hold."""
 
+LEFT_OUT = frozenset({"derivatives", "sourcedata", "code", "counterfactuals"})
+"""Folders that hold no scans, as BIDS and phantom name them."""
+
 _MOST_FILES = 1_000_000
-_LEFT_OUT = {"derivatives", "sourcedata", "code", "counterfactuals"}  # as BIDS and phantom name what is no scan
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def scans_in(folder: Path) -> list[Found]:
     places: list[Path] = []
     count = 0
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _LEFT_OUT and not name.startswith("."))
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and not name.startswith("."))
         count += len(names)
         if count > _MOST_FILES:
             raise FormatError(f"{folder} holds more than {_MOST_FILES:,} files. Name a smaller folder, or a table.")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from medisent.config.proposing.listing import MASK_WORDS, Listing, known, words
+from medisent.config.proposing.listing import Listing, known, words
 from medisent.config.reading import RESERVED_NAMES
 from medisent.factors import SCANNER_FACTORS
+from medisent.formats.folder import MASK_WORDS
 
 # By how a name ends: the unit as it is printed, and what the rest of the name is then called.
 _UNITS: Mapping[str, tuple[str, str]] = {

@@ -12,20 +12,19 @@ from pathlib import Path
 import pandas as pd
 
 from medisent.cohorts import read_table
-from medisent.config.proposing.listing import MASK_WORDS, is_mask, words
+from medisent.config.proposing.listing import is_mask, words
 from medisent.errors import CohortError, MedisentError
 from medisent.formats import outline
 from medisent.formats.dicom import is_dicom
 from medisent.formats.dicom.elements import UnreadableError, read_elements, tags
+from medisent.formats.folder import LEFT_OUT, MASK_WORDS, SUFFIXES
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".par", ".hdr.gz", ".hdr")
 _MOST_FILES = 200_000
 _KINDS = {
     *("t1w", "t2w", "flair", "t1", "t2", "t1c", "t1ce", "t1gd", "t1n", "t2f", "pd", "pdw", "dwi", "adc", "swi", "bold"),
     *("ct", "pet", "mr", "cbct", "t2star", "t2starw", "mp2rage", "unit1", "inplanet2", "fla", "angio"),
 }
 _FILLERS = MASK_WORDS | {"image", "img", "scan", "synthetic"}
-_LEFT_OUT = {"derivatives", "sourcedata", "code", "counterfactuals"}
 _PARTICIPANTS = "participants.tsv"
 _WHOSE = tags(["PatientID", "StudyInstanceUID"])
 
@@ -77,7 +76,7 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], int]:
     series: list[tuple[Path, list[Path]]] = []
     count = 0
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _LEFT_OUT and not name.startswith("."))
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and not name.startswith("."))
         count += len(names)
         if count > _MOST_FILES:
             raise CohortError(f"{folder} holds more than {_MOST_FILES:,} files. Give a smaller folder, or a table.")
@@ -224,7 +223,7 @@ def _barest(path: Path) -> str:
 def _stem(path: Path) -> str:
     """A file's name without the suffix of a scan; the whole name where it has none."""
     low = path.name.lower()
-    suffix = next((suffix for suffix in _SUFFIXES if low.endswith(suffix)), "")
+    suffix = next((suffix for suffix in SUFFIXES if low.endswith(suffix)), "")
     return path.name[: len(path.name) - len(suffix)] if suffix else path.name
 
 

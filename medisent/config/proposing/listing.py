@@ -11,6 +11,7 @@ import pandas as pd
 
 from medisent.cohorts import SPLITS, unnamed_subjects
 from medisent.errors import CohortError
+from medisent.formats.folder import MASK_WORDS
 
 _SCANS = ("scan", "image", "img", "path", "file", "filename", "t1", "t1w", "volume_path")
 _SUBJECTS = (
@@ -26,7 +27,6 @@ _SUBJECTS = (
 )
 _SITES = ("site", "site_id", "center", "centre", "hospital", "institution", "scanner", "scanner_id")
 _SPLITS = ("split", "set", "partition", "fold")
-MASK_WORDS = frozenset({"mask", "masks", "seg", "segs", "segmentation", "segmentations", "label", "labels", "roi"})
 _LONGEST_PATH = 4096
 _UNKNOWN = ("", "nan", "na", "n/a")
 
