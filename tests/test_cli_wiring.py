@@ -180,7 +180,7 @@ def test_a_dry_run_says_what_training_would_take_and_writes_nothing(place, here,
 def test_no_command_about_a_cohort_reads_more_voxels_than_asked_for(words, run, place, tmp_path, monkeypatch, refusal):
     monkeypatch.chdir(place)
     out = tmp_path / ("study.toml" if words[0] == "init" else "out")
-    said = refusal(*words, "-o", out, "--max-voxels", 16**3 - 1, fault="format" if words[0] == "init" else "cohort")
+    said = refusal(*words, "-o", out, "--max-voxels", 16**3 - 1, fault="cohort")
     assert "claims 16 x 16 x 16 voxels, more than the 4,095 that are read." in said
 
 
