@@ -22,7 +22,7 @@ from medisent.config import ObjectiveSettings, Study, Supervision, Weights, diff
 from medisent.files import PARTIAL
 from medisent.training import CHECKPOINT
 
-CLOCK = {"seconds"}
+CLOCK = {"seconds", "scans_a_second"}
 """What a record of the log reads from a clock."""
 
 

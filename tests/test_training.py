@@ -25,7 +25,7 @@ from medisent.scanners import measured_scale
 from medisent.training import CHECKPOINT, Loop, dry_run, schedule, train
 from medisent.training import loop as loops
 
-FILES = [CHECKPOINT, "manifest.json", "metrics.jsonl", MODEL_FILE, "study.toml"]
+FILES = [CHECKPOINT, "manifest.json", "metrics.jsonl", MODEL_FILE, "study.toml", "training.html"]
 
 
 class Interrupted(KeyboardInterrupt):

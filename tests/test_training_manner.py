@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,6 +219,9 @@ class Rude:
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.looks: list[tuple[int, float]] = []
+
+    def saved(self, share: float, records: Sequence[str]) -> None:
+        assert share > 0
 
     def stepped(self, step: int, seconds: float, costs: Mapping[str, Tensor]) -> None:
         assert seconds > 0

@@ -32,6 +32,9 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what training would take, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where a run could be resumed.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too; needs pip install medisent[tensorboard].")
+    ] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the study's seed.")] = None,
     max_voxels: MaxVoxels = None,
     device: Device = "auto",
@@ -52,8 +55,8 @@ def train(
     from medisent.evaluation import evaluate as evaluate_model
     from medisent.formats import reading_at_most
     from medisent.objectives import too_few_told
+    from medisent.training import Board, joined, own_device, study_cohort
     from medisent.training import dry_run as forecast
-    from medisent.training import joined, own_device, study_cohort
     from medisent.training import train as train_model
 
     if seed is not None:
@@ -64,12 +67,16 @@ def train(
         output.result({"schema": 1, **found}, _forecast_lines(found))
         return
     folder, place = run or Path("runs") / _name_of(study_file), chosen_device(device)
+    board = Board(folder) if tensorboard and first else None
     with joined(own_device(place)):
         groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
         for warning in (*groups, *too_few_told(vars(study.weights), study.training.batch)):
             output.say(f"warning: {warning}")
         with reading_at_most(max_voxels), output.progress() as progress:
-            trained = train_model(study, folder, device=place, fresh=fresh, progress=progress)
+            watching = [board] if board else []
+            trained = train_model(study, folder, device=place, fresh=fresh, progress=progress, observers=watching)
+            if board:
+                board.close()
             if not first:
                 return
             rows = study_cohort(study).rows
@@ -88,6 +95,7 @@ def train(
         [
             *(summary(scores, study.gate) if scores else []),
             f"Run:  {folder}",
+            f"Page: {folder / 'training.html'}",
             f"Next: medisent explain SCAN --model {folder}",
         ],
     )

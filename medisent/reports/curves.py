@@ -123,13 +123,13 @@ def _path(places: Sequence[tuple[float, float]]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Two to four round values."""
+    """Three round values or a few more."""
     rough = (high - low) / 3
     unit = 10.0 ** math.floor(math.log10(rough))
     for size in (10, 5, 2, 1):
         step = size * unit
         ticks = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-        if len(ticks) > 1:
+        if len(ticks) > 2:
             break
     return [index * step for index in ticks]
 

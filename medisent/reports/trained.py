@@ -292,7 +292,7 @@ def _units(looks: Sequence[Mapping[str, Any]], blocks: Sequence[Block]) -> tuple
     shown = [told[place] for place in places]
     rows = []
     for block in blocks:
-        if block.size:
+        if block.size and shown and block.name in shown[-1]["validation"]["active_units"]:
             counts = [int(record["validation"]["active_units"].get(block.name, 0)) for record in shown]
             cells = tuple((f"{count} of {block.size}", round(count / block.size, 3)) for count in counts)
             rows.append(Filled(words(block.name), block.role, cells))

@@ -1,5 +1,6 @@
 """Knows how a model learns: what it is shown, the loop and its schedule, and the checkpoints from which it goes on."""
 
+from medisent.training.boards import Board
 from medisent.training.distributed import joined, own_device
 from medisent.training.loop import LOG, Loop, Observer
 from medisent.training.making import train
@@ -11,6 +12,7 @@ from medisent.training.trial import Forecast, dry_run
 __all__ = [
     "CHECKPOINT",
     "LOG",
+    "Board",
     "Forecast",
     "Loop",
     "Observer",

@@ -45,6 +45,12 @@ _CHECKPOINT_SECONDS = 20.0
 _LOG_EVERY = 10
 
 
+def logged(step: int) -> bool:
+    """Whether the log has a line about this step: every tenth, later every hundredth, and so on; it stays short."""
+    every: int = max(_LOG_EVERY, 10 ** (len(str(step)) - 3))
+    return step % every == 0
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Somebody who is told what happens, and changes nothing; whatever chance it uses is given back."""
@@ -73,6 +79,15 @@ class Observer(Protocol):
                 sum as ``total``.
             network: With the weights that were judged, which may be a running mean.
             held: The validation scans.
+        """
+        ...
+
+    def saved(self, share: float, records: Sequence[str]) -> None:
+        """A checkpoint was written, or the log has come to its end.
+
+        Args:
+            share: How much of the training is done, 0 to 1.
+            records: The lines of the log so far.
         """
         ...
 
@@ -118,6 +133,7 @@ class Loop:
         self.sampler = Sampler(self.shown, entries_of(self.study, self.network), settings.batch, self.chance)
         self._refuse_unequal_shares()
         self.average, self.best = Average(self.network, settings.ema), Best()
+        self._paced = 0, 0.0
         self.kept: dict[str, Kept] = {
             "network": Weights(self.network),
             "objective": Weights(self.objective),
@@ -128,6 +144,7 @@ class Loop:
             "average": self.average,
             "best": self.best,
         }
+        self.kept |= {type(it).__name__.lower(): it for it in self.observers if isinstance(it, Kept)}
 
     @property
     def step(self) -> int:
@@ -195,7 +212,7 @@ class Loop:
         self.clock.seconds += taken
         for observer in self.observers:
             observer.stepped(self.step, taken, costs)
-        note = self._record(costs) if self.step % _LOG_EVERY == 0 else ""
+        note = self._told(costs) if self.step % _LOG_EVERY == 0 else ""
         due = math.floor(min(1.0, self.share) * self.study.training.looks)
         if self.held is not None and due > self.best.looks:
             self.best.looks = due
@@ -279,18 +296,43 @@ class Loop:
             self.average.exchange()
         self.network.eval()
 
-    def _record(self, costs: Mapping[str, Tensor]) -> str:
-        record = {"step": self.step, "seconds": round(self.seconds, 3)}
+    def _told(self, costs: Mapping[str, Tensor]) -> str:
+        """What to say of the last step in a line; every so often it goes into the log too."""
         nats = {name: round(float(cost.detach()), 4) for name, cost in costs.items()}
-        self.records.append(json.dumps({**record, **nats}))
-        return f"{nats['total']:.0f} nats"
+        pace = self._pace()
+        if logged(self.step):
+            record = {
+                "step": self.step,
+                "seconds": round(self.seconds, 3),
+                "scans_a_second": float(f"{pace:.3g}"),
+                "learning_rate": float(f"{self.optimiser.param_groups[0]['lr']:.3g}"),
+            }
+            self.records.append(json.dumps({**record, **nats}))
+        terms = ", ".join(f"{name} {_short(cost)}" for name, cost in nats.items() if name != "total" and cost)
+        return f"step {self.step:,}, {_short(pace)} scans/s, {_short(nats['total'])} nats: {terms}"
+
+    def _pace(self) -> float:
+        """Scans a second since this was last asked."""
+        steps, seconds = self.step - self._paced[0], self.seconds - self._paced[1]
+        self._paced = self.step, self.seconds
+        return steps * self.sampler.batch * self.study.training.accumulate / max(seconds, 1e-9)
 
     def save(self) -> None:
         """Write the checkpoint, and the log so far; the first process does."""
         if self.crew.rank:
             return
         save_checkpoint(self.kept, self.study, "\n".join(self.records), self.run / CHECKPOINT)
+        self.publish()
+
+    def publish(self) -> None:
+        """Write the log so far, and tell whoever watches.
+
+        Raises:
+            MachineError: It cannot be written.
+        """
         write_text(self.run / LOG, "".join(f"{line}\n" for line in self.records))
+        for observer in self.observers:
+            observer.saved(self.share, self.records)
 
     def resume(self) -> None:
         """Go back to the last checkpoint, if there is one.
@@ -301,6 +343,7 @@ class Loop:
         """
         if (self.run / CHECKPOINT).is_file():
             self.records = restore_checkpoint(self.kept, self.run / CHECKPOINT).splitlines()
+            self._paced = self.step, self.seconds
         step = torch.tensor(self.step, dtype=torch.float64)
         if self.crew.mean(step) != step:
             raise MachineError(
@@ -321,3 +364,8 @@ class Loop:
                 f"A step has {batch} scans ({why}), which {size} processes cannot share evenly. "
                 f"Choose a batch that {size} divides, or start fewer processes."
             )
+
+
+def _short(value: float) -> str:
+    """A number in at most three digits, or without decimals."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from shutil import rmtree
 
 import torch
 
@@ -15,16 +16,18 @@ from medisent.config import Study, differences, dump_study, parse_study
 from medisent.errors import StudyError
 from medisent.files import file_digest, only_process, write_text
 from medisent.progress import Progress, Silence
+from medisent.training.boards import BOARD
 from medisent.training.distributed import joined, one_a_machine_first, own_device
 from medisent.training.loop import LOG, Loop, Observer
 from medisent.training.memory import manner_of
 from medisent.training.splits import Splits, read_splits
 from medisent.training.states import CHECKPOINT
 from medisent.training.stopping import listening
+from medisent.training.watching import PAGE, Watch
 from medisent.version import versions
 
 MANIFEST = "manifest.json"
-_MADE = (CHECKPOINT, MODEL_FILE, LOG, MANIFEST, "evaluation.json", "evaluation.html")
+_MADE = (CHECKPOINT, MODEL_FILE, LOG, PAGE, MANIFEST, "evaluation.json", "evaluation.html")
 
 
 def train(
@@ -40,7 +43,8 @@ def train(
 
     Arguments:
         study: What to learn, from what, for how long.
-        run: The folder; receives ``study.toml``, ``model.safetensors``, ``metrics.jsonl``, ``checkpoint.safetensors``.
+        run: The folder; receives ``study.toml``, ``model.safetensors``, ``metrics.jsonl``, ``training.html``,
+            ``checkpoint.safetensors``.
         device: Where to compute.
         fresh: Begin anew where a run could be resumed.
         progress: Is told how far the work is.
@@ -67,13 +71,14 @@ def train(
             if crew.rank == 0:
                 _begin(study, run, fresh=fresh)
             crew.meet()
-            watching = observers if crew.rank == 0 else ()
+            watch = Watch(study, run, network, splits.shown, splits.held, splits.owners)
+            watching = (watch, *observers) if crew.rank == 0 else ()
             network = network.to(own)
             network.manner = manner_of(study, network, splits.shown)
             loop = Loop(study, network, splits.shown, run, splits.held, watching, crew, stop)
             loop.run_to_end(told)
             if crew.rank == 0:
-                _end(loop, splits, told, own)
+                _end(loop, splits, watch, told, own)
             crew.meet()
     return load_model(run / MODEL_FILE, own)
 
@@ -88,21 +93,26 @@ def _begin(study: Study, run: Path, *, fresh: bool) -> None:
     if fresh:
         for name in _MADE:
             (run / name).unlink(missing_ok=True)
+        rmtree(run / BOARD, ignore_errors=True)
     write_text(run / STUDY_FILE, dump_study(study))
 
 
-def _end(loop: Loop, splits: Splits, progress: Progress, device: str) -> None:
-    """Calibrate what was trained, and write it."""
+def _end(loop: Loop, splits: Splits, watch: Watch, progress: Progress, device: str) -> None:
+    """Calibrate what was trained, look at it once more, and write it."""
     progress.stage("calibrating")
-    training, validation = splits.training, splits.validation
     card = calibrate(
         loop.network,
         splits.shown,
         splits.held,
-        subjects=[row.subject for row in training.rows],
-        validation_subjects=[row.subject for row in validation.rows] if validation else [],
+        subjects=[row.subject for row in splits.training.rows],
+        validation_subjects=splits.owners,
         steps=loop.step,
     )
+    said = watch.finished(loop.step, loop.network)
+    if said:
+        loop.records.append(json.dumps({"step": loop.step, "seconds": round(loop.seconds, 3), "validation": said}))
+    loop.publish()
+    watch.conclude(loop.records)
     save_model(loop.study, loop.network, card, loop.run / MODEL_FILE)
     _write_manifest(loop, device)
 
@@ -110,7 +120,7 @@ def _end(loop: Loop, splits: Splits, progress: Progress, device: str) -> None:
 def _write_manifest(loop: Loop, device: str) -> None:
     """What the run was made with and from, and what came of it."""
     study, run = loop.study, loop.run
-    files = (STUDY_FILE, MODEL_FILE, LOG)
+    files = (STUDY_FILE, MODEL_FILE, LOG, PAGE)
     manifest = {
         "schema": 1,
         "command": "train",

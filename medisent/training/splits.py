@@ -65,6 +65,11 @@ class Splits:
     validation: Cohort | None
     held: Batch | None
 
+    @property
+    def owners(self) -> list[str]:
+        """The subject of each held-out scan."""
+        return [row.subject for row in self.validation.rows] if self.validation else []
+
 
 def read_splits(study: Study, progress: Progress) -> Splits:
     """The scans of a study that are learned from, and those that are held out.
