@@ -101,6 +101,7 @@ def test_networks_compute_again_by_themselves_where_memory_is_short(study, shown
     large = replace(study, grid=replace(study.grid, shape=(96, 96, 96)))
     with torch.device("meta"):
         network = build_model(large)
+    network.pivot = torch.zeros(())  # which tells the device
     thick = Batch(**{n: v.repeat(1, 1, 6, 6, 6) if v.ndim == 5 else v for n, v in vars(shown).items()})
     need = needed_bytes(large, network, thick, Manner())
     for free, recompute in ((need // 2, True), (2 * need, False), (None, False)):
