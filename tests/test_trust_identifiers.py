@@ -205,7 +205,7 @@ def test_no_identifier_of_a_cohort_is_in_anything_that_any_command_writes_or_say
     run("counterfactual", scans[0], "--model", "run", "--set", "brightness*=1.01", "--extrapolate", "-o", "e.nii")
     run("harmonize", scans[0], "--to", scans[1], "--model", "run", "-o", "harmonized.nii")
     run("encode", *scans, "--model", "run", "-o", "codes.tsv", "--json")
-    run("init", bad, "-o", "told.toml")  # of the scan, and goes on
+    assert server.run(out, "init", bad, "-o", "told.toml", "--debug", log="told") == 0  # of the scan, and goes on
     (out / "bad.toml").write_text(study.replace("cohort.tsv", "bad.tsv"))
     run("train", "bad.toml", "-o", "never", code=3)
     run("evaluate", "run", "--cohort", bad, "--split", split, "-o", "never", code=3)
