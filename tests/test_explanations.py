@@ -22,6 +22,7 @@ from medisent.checkpoints import FactorCard, Trained
 from medisent.counterfactuals import with_values
 from medisent.errors import InterventionError, MachineError
 from medisent.explanations import Explanation, explain
+from medisent.explanations.choices import shown_values, standing
 from medisent.explanations.traversals import stops, traversals
 from medisent.factors import Real
 from medisent.formats import read, write
@@ -244,6 +245,19 @@ def test_a_part_of_a_scan_shows_at_a_stop_what_the_whole_counterfactual_shows_th
         wanted = Upright(whole).slabs((9, 20, 12))[0].voxels
         shown = one.show(part, 0).voxels
         assert np.allclose(shown, wanted, rtol=1e-4, atol=1e-4 * float(np.abs(wanted).max()))
+
+
+def test_no_edit_is_shown_that_leads_further_than_to_the_half_or_the_double(trained):
+    factor, entry = trained.network.factors["brightness"], trained.card.factors["brightness"]
+    for present in (entry.low / 100, entry.low, entry.high, 100 * entry.high):
+        assert all(present / 2 <= value <= present * 2 for value in shown_values(trained, factor, present))
+    assert len(shown_values(trained, factor, (entry.low * entry.high) ** 0.5)) == 2
+
+
+def test_a_place_among_training_scans_is_said_in_words_where_it_is_at_an_end():
+    assert standing(0.0) == "smaller than in any of the training scans"
+    assert standing(100.0) == "larger than in any of the training scans"
+    assert standing(63.2) == "larger than in 63\u202f% of the training scans"
 
 
 @given(st.floats(0.01, 100), st.floats(0.1, 10), st.floats(-0.5, 1.5))

@@ -28,8 +28,16 @@ def shown_values(trained: Trained, factor: Factor, present: float) -> list[float
         return [float(v) for v in range(len(getattr(factor, "levels", ()))) if v != present]
     if factor.kind == "positive":
         steps = (min(present * 2, entry.high), max(present / 2, entry.low))
-        return [v for v in steps if abs(v - present) > 0.05 * abs(present)]
+        # Where training saw nothing like the present value, its nearest end may be far off.
+        return [v for v in steps if abs(v - present) > 0.05 * abs(present) and present / 2 <= v <= present * 2]
     return [v for v in (entry.quantiles[10], entry.quantiles[90]) if v != present]
+
+
+def standing(percentile: float) -> str:
+    """Where a value stands among the training scans, in words."""
+    if 0 < percentile < 100:
+        return f"larger than in {percentile:.0f}\u202f% of the training scans"
+    return f"{'smaller' if percentile <= 0 else 'larger'} than in any of the training scans"
 
 
 def percentile_rows(trained: Trained, reading: Reading) -> pd.DataFrame:

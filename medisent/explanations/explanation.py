@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from medisent.checkpoints import Trained
 from medisent.counterfactuals import factor_map, harmonized, with_values
 from medisent.errors import InterventionError
-from medisent.explanations.choices import likeliest, percentile_rows, shown_values
+from medisent.explanations.choices import likeliest, percentile_rows, shown_values, standing
 from medisent.explanations.traversals import traversals
 from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
@@ -157,7 +157,7 @@ class Explanation:
         text = f"{_words(first.name).capitalize()} is {self._shown(first)}"
         if math.isfinite(first.low):
             text += f" ({self.trained.card.level:.0%} interval {_short(first.low)} to {_short(first.high)})"
-        text += f", larger than in {first.percentile:.0f}\u202f% of the training scans."
+        text += f", {standing(first.percentile)}."
         brighter = [found for found in rereads if found.before.name == "brightness" and first.name in found.others]
         if brighter:
             after = brighter[0].others[first.name]
@@ -185,9 +185,10 @@ class Explanation:
             if math.isfinite(first.low)
             else ""
         )
-        place = f"larger than in {first.percentile:.0f}\u202f% of the training scans"
         question = f"What is the {_words(first.name)}?"
-        answers = [Answer(question, self._shown(first), (interval + place).capitalize() + ".", "info")]
+        answers = [
+            Answer(question, self._shown(first), (interval + standing(first.percentile)).capitalize() + ".", "info")
+        ]
         scanner = [f for f in rereads if f.before.role == "nuisance" and first.name in f.others]
         if scanner:
             worst = max(scanner, key=lambda f: abs(f.others[first.name].estimate - first.estimate))
