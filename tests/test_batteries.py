@@ -22,6 +22,7 @@ from medisent.factors import FACTOR_TYPES, Circular, Factor, Nominal, Ordinal, P
 from medisent.mechanisms import MECHANISMS, Mechanism, Scene, mechanism_of
 from medisent.model import Change, Draw, Head, PartitionedVAE
 from medisent.objectives import TERMS, Objective, Term
+from medisent.processes import Crew
 from medisent.readings import Reading, read_factors
 from medisent.scanners import Scanner
 from medisent.supervision import Entry, Tie
@@ -218,6 +219,8 @@ def rows_of(thing, rows: Tensor):
     """The dataclass with the rows of its tensors in another order."""
     if isinstance(thing, Tensor):
         return thing[rows]
+    if isinstance(thing, Crew):
+        return thing
     assert is_dataclass(thing)
     return type(thing)(*(rows_of(getattr(thing, f.name), rows) for f in fields(thing)))
 
@@ -274,7 +277,7 @@ def test_a_term_costs_a_finite_number_of_nats_a_scan(name, network, change):
     cost = ready(name, network, change)(network(change, tie_of(name)))
     assert cost.shape == (4,)
     assert cost.isfinite().all()
-    assert (cost != 0).all()
+    assert (cost != 0).any() if TERMS[name].together else (cost != 0).all()
 
 
 @EVERY_TERM
@@ -305,7 +308,7 @@ def test_the_gradient_of_a_term_reaches_the_network(name, network, change):
 
 @ALONE
 def test_scans_in_another_order_cost_the_same_in_that_order(name, network, change, monkeypatch):
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    monkeypatch.setattr(Crew, "noise", lambda crew, like: torch.zeros_like(like))
     order, term = torch.tensor([2, 0, 3, 1]), TERMS[name](network)
     cost = term(network(change, tie_of(name)))
     assert torch.allclose(term(network(rows_of(change, order), tie_of(name, order))), cost[order], rtol=1e-4, atol=1e-3)
@@ -314,7 +317,7 @@ def test_scans_in_another_order_cost_the_same_in_that_order(name, network, chang
 
 @ALONE
 def test_what_is_known_of_one_scan_does_not_change_what_another_costs(name, network, change, monkeypatch):
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    monkeypatch.setattr(Crew, "noise", lambda crew, like: torch.zeros_like(like))
     term = TERMS[name](network)
     tie, fewer_known = tie_of(name), forgetful(change, torch.tensor([0, 2]))
     cost, fewer = term(network(change, tie)), term(network(fewer_known, tie))

@@ -117,7 +117,12 @@ def test_a_disk_that_is_full_in_the_middle_keeps_the_checkpoint_before(blind, tm
     with pytest.raises(MachineError, match=r"cannot be written: No space left on device\. Make room"):
         train(blind, tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == saved[1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "metrics.jsonl", "study.toml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        CHECKPOINT,
+        "metrics.jsonl",
+        "study.toml",
+        "training.html",
+    ]
 
 
 def test_an_empty_training_split_is_refused(study, cohort_table, tmp_path):

@@ -35,6 +35,7 @@ ALLOWED = {
     ("formats/dicom/pixels.py", "tempfile.TemporaryDirectory"): "pixels alone, for the decoder's process; no output",
     ("formats/dicom/pixels.py", "-.save_as"): "into that folder",
     ("formats/child.py", "os.fdopen"): "the decoder's pipe",
+    ("training/memory.py", "-.write_text"): "a word to the kernel, that it may forget the peak of memory; no file",
     ("explanations/explanation.py", "TemporaryDirectory"): "a report to be shown in a notebook; no output",
     ("sklearn.py", "tempfile.TemporaryDirectory"): "a table of the rows to fit, for the time of the fit",
     ("sklearn.py", "-.to_csv"): "into that folder",

@@ -131,6 +131,7 @@ def _files(study: Study, loop: Loop, steps: int | None) -> dict[str, float | Non
         MODEL_FILE: weights,
         CHECKPOINT: weights * (1 + others) + moments,
         LOG: logged,
+        "training.html": None,
         "evaluation.json": None,
         "evaluation.html": None,
         "manifest.json": None,

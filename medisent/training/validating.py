@@ -85,7 +85,10 @@ def validated(
         )
         read = estimates(network, found.q)
         codes.append(found.q.loc.cpu())
-        values.append(torch.stack([network.value(name, read[name][0]) for name in network.factors], 1).cpu())
+        told = torch.zeros(len(rows), len(network.factors))
+        for column, name in enumerate(network.factors):
+            told[:, column] = network.value(name, read[name][0]).cpu()
+        values.append(told)
     code, estimate = torch.cat(codes), torch.cat(values).double().numpy()
     truth = held.values.cpu().double().numpy()
     readout = {}
