@@ -27,7 +27,8 @@ from medisent.scanners import Scanner, bias_basis
 from medisent.volumes import Geometry, Volume
 
 _SLAB = 1 << 18  # voxels worked on at once
-_AT_ONCE = 16  # scans in the network at once
+_AT_ONCE = 16  # scans in the network at once, of large grids fewer:
+_VOXELS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
 def pieces(network: PartitionedVAE, batch: Batch) -> Iterator[Abduction]:
     """What the network infers from a few scans of a batch after the other, on its own device."""
     device = network.pivot.device
-    for rows in torch.arange(len(batch)).split(_AT_ONCE):
+    few = min(_AT_ONCE, max(1, _VOXELS_AT_ONCE // math.prod(batch.scan.shape[1:])))
+    for rows in torch.arange(len(batch)).split(few):
         yield network.abduct(batch[rows].to(device))
 
 

@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(app(words, prog_name="medisent", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as end:  # another process of the same training says why
+        return end.code if isinstance(end.code, int) else 1
     except Interrupted as error:
         refuse(error, as_json=as_json)
         return error.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ from medisent.processes import ALONE, Crew
 # One process may read scans, calibrate or evaluate while the others wait; who dies is noticed at once all the same.
 _PATIENCE = timedelta(days=2)
 _FAILED = "medisent/failed"
+_LINGER = 2.0  # seconds
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def joined(device: str = "cpu") -> Iterator[Crew]:
         yield crew
         crew.meet()
     except (Exception, KeyboardInterrupt, Interrupted) as error:
-        if not _first_to_fail(store):
+        if not _first_to_fail(store, crew):
             raise SystemExit(_exit_code(error)) from error
         raise
     distributed.destroy_process_group()
@@ -92,11 +94,16 @@ def one_a_machine_first(crew: Crew) -> Iterator[None]:
         crew.meet()
 
 
-def _first_to_fail(store: torch._C._distributed_c10d.Store) -> bool:
+def _first_to_fail(store: torch._C._distributed_c10d.Store, crew: Crew) -> bool:
     try:
-        return bool(store.add(_FAILED, 1) == 1)
-    except RuntimeError:  # the store went with the process that kept it
+        first = bool(store.add(_FAILED, 1) == 1)
+        given_up = time.monotonic() + _LINGER
+        # Without torchrun the first process keeps the store, which others may have to ask, too.
+        while crew.rank == 0 and store.add(_FAILED, 0) < crew.size and time.monotonic() < given_up:
+            time.sleep(0.01)
+    except RuntimeError:  # it went with the process that kept it
         return True
+    return first
 
 
 def _exit_code(error: BaseException) -> int:
