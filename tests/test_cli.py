@@ -95,7 +95,7 @@ def test_help_imports_nothing_heavy_and_is_quick(arguments):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.stdout.splitlines()[-1] == "[]"
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.35, f"{min(spent):.2f} s of CPU time"
+    assert min(spent) < 0.6, f"{min(spent):.2f} s of CPU time"
 
 
 def test_completion_imports_nothing_heavy():
