@@ -28,7 +28,7 @@ from medisent.volumes import Geometry, Volume
 
 _SLAB = 1 << 18  # voxels worked on at once
 _AT_ONCE = 16  # scans in the network at once, of large grids fewer:
-_VOXELS_AT_ONCE = 1 << 22
+_VOXELS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
