@@ -81,6 +81,7 @@ class Server:
 def serve() -> None:
     """Fork for every line of stdin, and say which process it is or how it ended."""
     import torch
+    import torch._dynamo  # which optimisers import when they are made
 
     import medisent.cli
     import medisent.evaluation

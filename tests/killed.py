@@ -7,7 +7,7 @@ from pathlib import Path
 
 import forked
 
-_PIECES = 8
+_PIECES = 4
 _PAUSE = 0.01  # seconds
 
 

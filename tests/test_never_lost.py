@@ -39,7 +39,7 @@ def learning(study: Study) -> Study:
     table = study.cohort.table.with_name("all_training.tsv")
     text = study.cohort.table.read_text(encoding="utf-8")
     table.write_text(text.replace("\tvalidation\t", "\ttrain\t").replace("\ttest\t", "\ttrain\t"), encoding="utf-8")
-    return replace(study, cohort=replace(study.cohort, table=table), training=replace(study.training, steps=10))
+    return replace(study, cohort=replace(study.cohort, table=table), training=replace(study.training, steps=6))
 
 
 def begun(server: Server, folder: Path, study: Study, run: str, **environment: str) -> int:
@@ -114,6 +114,7 @@ def test_a_run_killed_inside_a_checkpoint_and_stopped_by_a_signal_ends_as_if_it_
 
 @pytest.mark.slow
 def test_twenty_kills_over_ten_runs_change_no_bit(server, learning, tmp_path):
+    learning = replace(learning, training=replace(learning.training, steps=12))
     start = time.monotonic()
     wanted = trained(server, tmp_path, learning, "whole")
     whole = time.monotonic() - start
