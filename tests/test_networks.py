@@ -56,7 +56,7 @@ def test_families_of_networks_are_compared_in_one_go(benchmarks, tmp_path):
         side=16, heads=4, seconds=0.01, seeds=1, repeats=1, memory_sides=(), families=("lean", "monai")
     )
     found = networks.measured(asked)
-    assert found["monai"].step["float32"] == 1
+    assert 1 in found["monai"].step.values()  # in the precision that was faster
     for row in found.values():
         assert row.steps[0] > 0
         assert row.nats[0] < 1.4  # a picture without any error has 1.38 nats a voxel

@@ -164,7 +164,6 @@ def time_steps(asked: Asked, found: dict[str, Found]) -> None:
                 training.step(scans, bf16=precision == "bfloat16")
                 if turn:
                     taken.setdefault((name, precision), []).append(time.process_time() - start)
-    reference = taken[REFERENCE, "float32"]
     best = min((statistics.median(taken[REFERENCE, p]), p) for p in ("float32", "bfloat16"))[1]
     reference = taken[REFERENCE, best]
     for (name, precision), seconds in taken.items():
