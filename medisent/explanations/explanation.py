@@ -25,6 +25,7 @@ from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.grids import restore
+from medisent.precision import brief_map
 from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Answer, Comparison, EditCheck, FactorMap, explanation_page
 from medisent.reports.cards import Page, card, map_pictures, plot_percentiles
@@ -275,7 +276,8 @@ class Explanation:
         rereads: dict[str, Reread] = {}
         for name, change in self._maps():
             factor, file = network.factors[name], f"maps/{name}.nii.gz"
-            write(change, place / file, description=f"medisent factor map: {name} per {factor.unit or 'unit'}")
+            said = f"medisent factor map: {name} per {factor.unit or 'unit'}"
+            write(brief_map(change), place / file, description=said)
             maps.append(FactorMap(name, factor.role, factor.unit, change.voxels, file))
             if derived is not None:
                 derived.add_map(change, name, factor.unit)
@@ -305,7 +307,7 @@ class Explanation:
         return {name: factor.show(readouts[name].estimate) for name, factor in leveled.items()}
 
     def _making(self, wish: str, *edits: Edit) -> Making:
-        return Making(self.scan, self.trained.digest, (wish,), edits, "explain")
+        return Making(self.scan, self.trained.digest, (wish,), edits, "explain", brief=True)
 
     def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison], rereads: Sequence[Reread]) -> str:
         card = self.trained.card
