@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_reports import HOSTILE, Reading
 
-from medisent.reports import Block, Film, training_page
+from medisent.reports import Block, Ending, Film, training_page
 from medisent.reports.curves import HEIGHT, WIDTH, chart
 
 BLOCKS = [Block("dose", "anatomy", 2, "mL"), Block("anatomy_rest", "anatomy", 4), Block("gain", "nuisance", 1)]
@@ -44,10 +44,13 @@ def film(moments=(10, 20)):
     return Film(originals, ("dose 1 mL", "dose 9 mL"), 1, list(zip(moments, cells, strict=True)))
 
 
-def page(records=None, *, share=1.0, done=True, **changes):
+DONE = Ending("done", 80)
+
+
+def page(records=None, *, share=1.0, ending=DONE, **changes):
     records = [*steps(8), look(40), look(80)] if records is None else records
     given = {"title": "Rendered heads.", "written": "2026-01-01 12:00", "blocks": BLOCKS, "film": film(), "gate": 0.2}
-    return training_page(records, share=share, done=done, **(given | changes))
+    return training_page(records, share=share, ending=ending, **(given | changes))
 
 
 def warned(records, **changes):
@@ -66,14 +69,28 @@ def test_the_page_says_how_the_training_ended():
 
 
 def test_a_training_that_goes_on_says_how_long_and_loads_itself_again():
-    reading = Reading(page(share=0.25, done=False))
+    reading = Reading(page(share=0.25, ending=None))
     assert "Training: 80 steps in 8 seconds, about 24 seconds left." in reading.text
     assert ("refresh", "60") in {(attrs.get("http-equiv"), attrs.get("content")) for _, attrs in reading.tags}
-    assert "Training has begun." in page([], share=0.0, done=False, film=None)
+    assert "Training has begun." in page([], share=0.0, ending=None, film=None)
+
+
+def test_a_training_that_was_stopped_or_failed_says_so_and_what_to_do():
+    stopped = Reading(page(share=0.25, ending=Ending("stopped", 84)))
+    assert "Stopped at step 84; the same command goes on. R² of readouts" in " ".join(stopped.text.split())
+    assert "% of the training done" in stopped.text
+    failing = Ending("failed", 234, "It went astray. Lower it.")
+    failed = page(share=0.25, ending=failing)
+    assert "Failed at step 234." in failed
+    assert "It went astray. Lower it." in warned(
+        None, share=0.25, ending=Ending("failed", 234, "It went astray. Lower it.")
+    )
+    for text in (Reading(failed), stopped):
+        assert "refresh" not in {attrs.get("http-equiv") for _, attrs in text.tags}
 
 
 def test_the_page_asks_nothing_of_the_network_and_runs_no_script():
-    reading = Reading(page(share=0.5, done=False))
+    reading = Reading(page(share=0.5, ending=None))
     assert all(address.startswith("data:image/png;base64,") for address in reading.addresses())
     assert not re.search(r"url\(|@import|//", reading.style)
     assert reading.scripts == []

@@ -25,7 +25,8 @@ from medisent.scanners import measured_scale
 from medisent.training import CHECKPOINT, Loop, dry_run, schedule, train
 from medisent.training import loop as loops
 
-FILES = [CHECKPOINT, "manifest.json", "metrics.jsonl", MODEL_FILE, "study.toml", "training.html"]
+PAGE = "training.html"
+FILES = [CHECKPOINT, "manifest.json", "metrics.jsonl", MODEL_FILE, "study.toml", PAGE]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -90,7 +91,9 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(study, finished, 
     assert not (run / MODEL_FILE).exists()
     with pytest.raises(Interrupted):
         train(study, run, progress=Stop(1))
+    assert "Stopped at step 5; the same command goes on." in (run / PAGE).read_text(encoding="utf-8")
     train(study, run)
+    assert "Done: 6 steps" in (run / PAGE).read_text(encoding="utf-8")
     assert (run / MODEL_FILE).read_bytes() == (finished / MODEL_FILE).read_bytes()
 
 

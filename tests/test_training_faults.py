@@ -68,6 +68,10 @@ def test_a_training_that_goes_astray_says_where_and_keeps_what_was_saved(
     assert int(tensors["clock.step"]) == 2
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and name != "best.nats"}
     assert [name for name, tensor in floats.items() if not tensor.isfinite().all()] == []
+    page = (tmp_path / "training.html").read_text(encoding="utf-8")
+    assert "Failed at step 2." in page
+    assert f"in step 3, {named}" in page
+    assert 'http-equiv="refresh"' not in page
 
 
 def test_memory_that_does_not_suffice_is_said_with_what_to_lower(blind, tmp_path, monkeypatch, every_step, capsys):
@@ -101,6 +105,9 @@ def test_a_fault_that_is_no_lack_of_memory_is_not_called_one(blind, tmp_path, mo
     monkeypatch.setattr(PartitionedVAE, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train(blind, tmp_path)
+    page = (tmp_path / "training.html").read_text(encoding="utf-8")
+    assert "Failed at step 0." in page
+    assert "by a fault of its own (RuntimeError)" in page
 
 
 def test_a_disk_that_is_full_in_the_middle_keeps_the_checkpoint_before(blind, tmp_path, monkeypatch, every_step):

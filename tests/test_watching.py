@@ -16,6 +16,7 @@ from medisent.cohorts import Cohort
 from medisent.config import Study
 from medisent.errors import MachineError
 from medisent.progress import Silence
+from medisent.reports import Ending
 from medisent.training import Board, load_split
 from medisent.training.loop import logged
 from medisent.training.pictures import Album
@@ -126,7 +127,7 @@ def test_the_page_is_written_and_names_nobody(watch, trained, tmp_path):
     record = json.dumps({"step": 6, "seconds": 1.0, "validation": said})
     watch.saved(0.5, [])
     assert "Training has begun" in (tmp_path / "training.html").read_text(encoding="utf-8")
-    watch.conclude([record])
+    watch.conclude(1.0, [record], Ending("done", 6))
     page = (tmp_path / "training.html").read_text(encoding="utf-8")
     assert "Done: 6 steps" in page
     assert "as scanned" in page
@@ -137,7 +138,8 @@ def test_the_page_is_written_and_names_nobody(watch, trained, tmp_path):
 def test_without_held_out_scans_there_is_a_page_all_the_same(study, trained, shown, tmp_path):
     watch = Watch(study, tmp_path, trained.network, shown, None, [])
     assert watch.finished(6, trained.network) == {}
-    watch.conclude(['{"step": 10, "seconds": 1.0, "distortion": 5.0, "total": 5.0}'])
+    ending = Ending("done", 10)
+    watch.conclude(1.0, ['{"step": 10, "seconds": 1.0, "distortion": 5.0, "total": 5.0}'], ending)
     assert "no validation split" in (tmp_path / "training.html").read_text(encoding="utf-8")
 
 

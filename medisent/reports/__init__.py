@@ -4,7 +4,7 @@ from medisent.reports.benched import BenchTable, bench_page
 from medisent.reports.evaluated import evaluation_page
 from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page, scan_page
 from medisent.reports.harmonised import Columns, Pair, harmonisation_page
-from medisent.reports.trained import Block, Film, training_page
+from medisent.reports.trained import Block, Ending, Film, training_page
 from medisent.reports.traversals import Traversal
 from medisent.volumes.pictures import Window, planes
 
@@ -15,6 +15,7 @@ __all__ = [
     "Columns",
     "Comparison",
     "EditCheck",
+    "Ending",
     "FactorMap",
     "Film",
     "Pair",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +30,15 @@ class Block:
     role: str
     size: int
     unit: str = ""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a training ended: after which step, and, where it failed, why, in a sentence or a few."""
+
+    how: Literal["done", "stopped", "failed"]
+    step: int
+    why: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +105,9 @@ def training_page(
     *,
     title: str,
     share: float,
-    done: bool,
     written: str,
     blocks: Sequence[Block],
+    ending: Ending | None = None,
     film: Film | None = None,
     gate: float | None = None,
 ) -> str:
@@ -108,9 +117,9 @@ def training_page(
         records: The lines of metrics.jsonl.
         title: What is learned.
         share: How much is done, 0 to 1.
-        done: Whether the model is finished.
         written: When this was written.
         blocks: The blocks of latents.
+        ending: How it ended, if it did.
         film: Pictures of a few held-out scans.
         gate: The largest R2 with which a factor may be read from a block that is not its own.
     """
@@ -120,16 +129,18 @@ def training_page(
     found: dict[str, Any] = {}  # a look may tell costs alone: then the last of each
     for record in looks:
         found |= record["validation"]
-    step, seconds = int(last.get("step", 0)), float(last.get("seconds", 0.0))
+    step = int(last.get("step", 0)) if ending is None else ending.step
+    seconds = float(last.get("seconds", 0.0))
+    done = ending is not None and ending.how == "done"
     end = step if done else step / max(share, 1e-6) if step else 1
     units = _units(looks, blocks)
     facts = TrainedPage(
         title=title,
-        headline=_headline(found, step, seconds, share, done),
+        headline=_headline(found, step, seconds, share, ending),
         state="done" if done else f"{percent(min(share, 1.0))} of the training done",
-        refresh=not done,
+        refresh=ending is None,
         tiles=tuple(_tiles(found, seen)),
-        warnings=tuple(_warnings(looks, found, blocks, share, gate)),
+        warnings=((ending.why,) if ending and ending.why else ()) + tuple(_warnings(looks, found, blocks, share, gate)),
         written=written,
         scans=number(found.get("scans")),
         readouts=tuple(_readouts(looks, blocks, end)),
@@ -146,15 +157,9 @@ def training_page(
     return rendered("training", (), facts)
 
 
-def _headline(found: Mapping[str, Any], step: int, seconds: float, share: float, done: bool) -> str:
-    """How it goes, in a sentence or two."""
-    spent = f"{fixed(step, 0)} steps in {_span(seconds)}"
-    if done:
-        begun = f"Done: {spent}."
-    elif step:
-        begun = f"Training: {spent}, about {_span(seconds * (1 - share) / share)} left." if share else f"{spent}."
-    else:
-        return "Training has begun."
+def _headline(found: Mapping[str, Any], step: int, seconds: float, share: float, ending: Ending | None) -> str:
+    """How it goes, or went, in a sentence or two."""
+    begun = _begun(step, seconds, share, ending)
     told = [
         f"{words(name)} {fixed(r2, 2)}"
         for name, row in (found.get("readout") or {}).items()
@@ -164,6 +169,19 @@ def _headline(found: Mapping[str, Any], step: int, seconds: float, share: float,
         return begun
     listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
     return f"{begun} R² of readouts on {found['scans']} held-out scans: {listed}."
+
+
+def _begun(step: int, seconds: float, share: float, ending: Ending | None) -> str:
+    """How far it is, or came."""
+    if ending is not None and ending.how != "done":
+        begun = f"{ending.how.capitalize()} at step {fixed(step, 0)}"
+        return f"{begun}; the same command goes on." if ending.how == "stopped" else f"{begun}."
+    spent = f"{fixed(step, 0)} {'step' if step == 1 else 'steps'} in {_span(seconds)}"
+    if ending is not None:
+        return f"Done: {spent}."
+    if not step:
+        return "Training has begun."
+    return f"Training: {spent}, about {_span(seconds * (1 - share) / share)} left." if share else f"{spent}."
 
 
 def _tiles(found: Mapping[str, Any], seen: Sequence[Mapping[str, Any]]) -> Iterator[Headline]:

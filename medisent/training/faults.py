@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from medisent.config import Study
-from medisent.errors import MachineError, StudyError, short_of_memory
+from medisent.errors import Interrupted, MachineError, MedisentError, StudyError, short_of_memory
+from medisent.reports import Ending
 
 
 def refuse_astray(found: Mapping[str, Tensor], step: int, study: Study) -> None:
@@ -52,6 +53,14 @@ def told_of_memory(study: Study, device: str) -> Iterator[None]:
         if not short_of_memory(error):
             raise
         raise MachineError(_too_much(study, device), code="machine.memory") from error
+
+
+def ending_of(error: BaseException, step: int) -> Ending:
+    """How a training ends that an error brings to its end after some step: somebody stopped it, or it failed."""
+    if isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
+        return Ending("stopped", step)
+    own = f"medisent failed by a fault of its own ({type(error).__name__}). What was saved is kept."
+    return Ending("failed", step, " ".join(str(error).split()) if isinstance(error, MedisentError) else own)
 
 
 def _too_much(study: Study, device: str) -> str:

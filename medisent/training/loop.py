@@ -180,6 +180,8 @@ class Loop:
             Interrupted: Somebody asked for the end.
         """
         self.resume()
+        if self.step and self.crew.rank == 0:
+            self.publish()  # or the page would go on saying that it was stopped
         progress.stage("training", 1.0)
         progress.advance(self.share)
         self.network.train()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -16,8 +16,10 @@ from medisent.config import Study, differences, dump_study, parse_study
 from medisent.errors import StudyError
 from medisent.files import file_digest, only_process, write_text
 from medisent.progress import Progress, Silence
+from medisent.reports import Ending
 from medisent.training.boards import BOARD
 from medisent.training.distributed import joined, one_a_machine_first, own_device
+from medisent.training.faults import ending_of
 from medisent.training.loop import LOG, Loop, Observer
 from medisent.training.memory import manner_of
 from medisent.training.splits import Splits, read_splits
@@ -76,10 +78,11 @@ def train(
             network = network.to(own)
             network.manner = manner_of(study, network, splits.shown)
             loop = Loop(study, network, splits.shown, run, splits.held, watching, crew, stop)
-            loop.run_to_end(told)
-            if crew.rank == 0:
-                _end(loop, splits, watch, told, own)
-            crew.meet()
+            with _told_on(watch, loop) if crew.rank == 0 else nullcontext():
+                loop.run_to_end(told)
+                if crew.rank == 0:
+                    _end(loop, splits, watch, told, own)
+                crew.meet()
     return load_model(run / MODEL_FILE, own)
 
 
@@ -97,6 +100,17 @@ def _begin(study: Study, run: Path, *, fresh: bool) -> None:
     write_text(run / STUDY_FILE, dump_study(study))
 
 
+@contextmanager
+def _told_on(watch: Watch, loop: Loop) -> Iterator[None]:
+    """A block of which the page says it where it is stopped, or fails."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # such as a full disk, which may be the very error
+            watch.conclude(loop.share, loop.records, ending_of(error, loop.step))
+        raise
+
+
 def _end(loop: Loop, splits: Splits, watch: Watch, progress: Progress, device: str) -> None:
     """Calibrate what was trained, look at it once more, and write it."""
     progress.stage("calibrating")
@@ -112,7 +126,7 @@ def _end(loop: Loop, splits: Splits, watch: Watch, progress: Progress, device: s
     if said:
         loop.records.append(json.dumps({"step": loop.step, "seconds": round(loop.seconds, 3), "validation": said}))
     loop.publish()
-    watch.conclude(loop.records)
+    watch.conclude(1.0, loop.records, Ending("done", loop.step))
     save_model(loop.study, loop.network, card, loop.run / MODEL_FILE)
     _write_manifest(loop, device)
 

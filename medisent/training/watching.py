@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from medisent.batches import Batch
 from medisent.config import Study
 from medisent.files import write_text
 from medisent.model import PartitionedVAE
-from medisent.reports import Block, Film, training_page
+from medisent.reports import Block, Ending, Film, training_page
 from medisent.training.pictures import Album
 from medisent.training.validating import some, validated
 
@@ -71,7 +72,7 @@ class Watch:
     def saved(self, share: float, lines: Sequence[str]) -> None:
         if time.monotonic() >= self._page_due:
             self._page_due = time.monotonic() + _PAGE_SECONDS
-            self._write(share, lines, done=False)
+            self._write(share, lines)
 
     def finished(self, step: int, network: PartitionedVAE) -> Mapping[str, object]:
         """Look once more, at the finished network; what the log is to say of it, in terms of JSON."""
@@ -80,13 +81,14 @@ class Watch:
         self._draw(step, network)
         return validated(network, *self._few, batch=self._study.training.batch, calibrated=True).record()
 
-    def conclude(self, lines: Sequence[str]) -> None:
+    def conclude(self, share: float, lines: Sequence[str], ending: Ending) -> None:
         """Write the page for the last time.
 
         Raises:
             MachineError: It cannot be written.
         """
-        self._write(1.0, lines, done=True)
+        why = ending.why.replace(str(self._run), self._run.name)  # whoever is shown the page need not know where it lay
+        self._write(share, lines, replace(ending, why=why))
 
     def state(self) -> dict[str, Tensor]:
         return {"since": torch.tensor(self._since), **{f"drawn.{step}": cells for step, cells in self._drawn.items()}}
@@ -103,14 +105,14 @@ class Watch:
         if self._album is not None:
             self._drawn[step] = torch.from_numpy(self._album.drawn(network))
 
-    def _write(self, share: float, lines: Sequence[str], *, done: bool) -> None:
+    def _write(self, share: float, lines: Sequence[str], ending: Ending | None = None) -> None:
         page = training_page(
             [json.loads(line) for line in lines],
             title=self._study.cohort.about or "A study without words about its cohort",
             share=share,
-            done=done,
             written=time.strftime("%Y-%m-%d %H:%M"),
             blocks=self._blocks,
+            ending=ending,
             film=self._film(),
             gate=self._study.gate.leakage if self._study.gate else None,
         )
