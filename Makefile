@@ -4,14 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTS ?=
+JOBS ?= 2
 
 .PHONY: demo test check site docs clean
 
 demo: $(INSTALLED)          ## the whole journey on a rendered cohort; ends with a report
 	$(BIN)/medisent demo --out demo
 
-test: check                 ## the checks, then every test that needs no GPU or patience
-	$(BIN)/python -m pytest $(TESTS)
+test: check                 ## the checks, then every test that needs no GPU or patience, in JOBS processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
 
 check: $(INSTALLED)         ## style, types, floors
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Server
 
 from medisent.batches import Batch
 from medisent.calibration import calibrate
@@ -34,6 +35,14 @@ def _no_cache() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDISENT_CACHE", "off")
         yield
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A process that forks one child for each command."""
+    started = Server.start()
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,13 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+_PIECES = 4
+_PAUSE = 0.01  # seconds
 
 
 @dataclass
@@ -19,15 +23,11 @@ class Server:
     process: subprocess.Popen[str]
 
     @classmethod
-    def start(cls, script: str = __file__) -> Server:
-        """Import what commands need; PyTorch with one thread, since others do not survive a fork.
-
-        Arguments:
-            script: What serves: this file, or one that changes something first.
-        """
+    def start(cls) -> Server:
+        """Import what commands need; PyTorch with one thread, since others do not survive a fork."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         environment.pop("MEDISENT_MODEL", None)
-        command = [sys.executable, script]
+        command = [sys.executable, __file__]
         pipe = subprocess.PIPE
         return cls(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
 
@@ -39,6 +39,7 @@ class Server:
         memory: int = 0,
         size: int = 0,
         environment: Mapping[str, str] | None = None,
+        slowly: bool = False,
     ) -> int:
         """Begin a command and return its process; what it says goes into files LOG.out and LOG.err in the folder.
 
@@ -49,10 +50,11 @@ class Server:
             memory: Limit of the address space, in bytes, or none.
             size: Limit of the size of a file, in bytes, or none.
             environment: What it finds besides in its environment.
+            slowly: Whether its checkpoints come after every step and take long to be written.
         """
         words = [str(argument) for argument in arguments]
         task: dict[str, object] = {"cwd": str(cwd), "words": words, "log": log, "memory": memory, "size": size}
-        task["environment"] = dict(environment or {})
+        task |= {"environment": dict(environment or {}), "slowly": slowly}
         return int(self._ask(task))
 
     def end(self, process: int) -> int:
@@ -115,6 +117,8 @@ def run(task: dict[str, object]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (int(task["memory"]), -1))
     if task["size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(task["size"]), -1))
+    if task["slowly"]:
+        slow_down()
     code = 1
     try:
         code = main(list(task["words"]))
@@ -122,6 +126,24 @@ def run(task: dict[str, object]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def slow_down() -> None:
+    """Write checkpoints after every step, piece by piece, so that one is killed while it is half written."""
+    from medisent.training import loop
+
+    loop._CHECKPOINT_SECONDS = -1.0
+    Path.write_bytes = piece_by_piece  # type: ignore[method-assign, assignment]
+
+
+def piece_by_piece(path: Path, data: bytes) -> int:
+    """Write a file slowly."""
+    with path.open("wb") as file:
+        for piece in range(_PIECES):
+            file.write(data[piece * len(data) // _PIECES : (piece + 1) * len(data) // _PIECES])
+            file.flush()
+            time.sleep(_PAUSE)
+    return len(data)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
+from functools import cache, partial
 
 import pytest
 import torch
@@ -210,7 +212,7 @@ def labelled(shown: Batch, network: PartitionedVAE) -> Batch:
     return replace(few, values=torch.stack(columns, 1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def change(shown: Batch, network: PartitionedVAE) -> Change:
     return changed(labelled(shown, network), network, torch.Generator().manual_seed(4))
 
@@ -255,14 +257,21 @@ TOGETHER = pytest.mark.parametrize("name", [name for name, term in TERMS.items()
 OPTIONS = ObjectiveSettings(queue=16, guarded_nats=50.0)
 
 
-def ready(name: str, network: PartitionedVAE, change: Change) -> Term:
-    """A term that has seen a few batches, and learned from them if it can."""
+@pytest.fixture(scope="module")
+def ready(network: PartitionedVAE, change: Change) -> Callable[[str], Term]:
+    """Terms that have seen a few batches, and learned from them if they can; each time a copy, of the same network."""
+    known = cache(partial(_ready, network=network, change=change))
+    return lambda name: deepcopy(known(name), {id(network): network})
+
+
+def _ready(name: str, network: PartitionedVAE, change: Change) -> Term:
+    torch.manual_seed(5)
     term = TERMS[name](network, OPTIONS, 100)
     with torch.no_grad():
         draws = [network(change) for _ in range(5 if term.together else 0)]
     learned = list(term.parameters())
-    optimiser = torch.optim.Adam(learned, lr=0.05) if learned else None
-    for draw in draws * (10 if optimiser else 1):
+    optimiser = torch.optim.Adam(learned, lr=0.1) if learned else None
+    for draw in draws * (4 if optimiser else 1):
         cost = term(draw).sum()
         if optimiser and cost.requires_grad:
             optimiser.zero_grad()
@@ -272,9 +281,9 @@ def ready(name: str, network: PartitionedVAE, change: Change) -> Term:
 
 
 @EVERY_TERM
-def test_a_term_costs_a_finite_number_of_nats_a_scan(name, network, change):
+def test_a_term_costs_a_finite_number_of_nats_a_scan(name, network, change, ready):
     torch.manual_seed(5)
-    cost = ready(name, network, change)(network(change, tie_of(name)))
+    cost = ready(name)(network(change, tie_of(name)))
     assert cost.shape == (4,)
     assert cost.isfinite().all()
     assert (cost != 0).any() if TERMS[name].together else (cost != 0).all()
@@ -296,9 +305,9 @@ def test_a_term_is_finite_from_the_first_step_on_whatever_is_unknown(name, netwo
 
 
 @EVERY_TERM
-def test_the_gradient_of_a_term_reaches_the_network(name, network, change):
+def test_the_gradient_of_a_term_reaches_the_network(name, network, change, ready):
     torch.manual_seed(5)
-    term = ready(name, network, change)
+    term = ready(name)
     network.zero_grad(set_to_none=True)
     term(network(change, tie_of(name))).sum().backward()
     slopes = [p.grad for p in network.parameters() if p.grad is not None]
@@ -326,9 +335,9 @@ def test_what_is_known_of_one_scan_does_not_change_what_another_costs(name, netw
 
 
 @TOGETHER
-def test_a_term_goes_on_from_what_it_had_kept(name, network, change):
+def test_a_term_goes_on_from_what_it_had_kept(name, network, change, ready):
     torch.manual_seed(5)
-    term, draw = ready(name, network, change), network(change)
+    term, draw = ready(name), network(change)
     other = TERMS[name](network, OPTIONS, 100)
     other.load_state_dict(term.state_dict())
     torch.manual_seed(6)

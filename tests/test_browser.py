@@ -23,7 +23,8 @@ pytestmark = [
 SOFTWARE_GL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SHAPE, SPACING = (20, 24, 16), (8.0, 8.0, 10.0)
 LEFT, RIGHT = (4, 12, 8), (15, 12, 8)  # upright indices (right, anterior, superior): low is the patient's left
-ORIENTATIONS = ["RAS", "LAS", "RPI", "LPS", "SAR", "ASL", "PIR", "IRP"]
+OFTEN, SELDOM = ["LPS", "SAR", "IRP"], ["RAS", "LAS", "RPI", "ASL", "PIR"]
+ORIENTATIONS = [*OFTEN, *(pytest.param(codes, marks=pytest.mark.slow) for codes in SELDOM)]
 
 
 def stored(canonical, codes):

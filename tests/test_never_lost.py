@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from os import kill
@@ -27,13 +26,6 @@ CLOCK = {"seconds", "scans_a_second"}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    started = Server.start(str(Path(__file__).with_name("killed.py")))
-    yield started
-    started.stop()
-
-
-@pytest.fixture(scope="module")
 def learning(study: Study) -> Study:
     """The study with all its scans for training, so that nothing but training takes time."""
     table = study.cohort.table.with_name("all_training.tsv")
@@ -47,7 +39,7 @@ def begun(server: Server, folder: Path, study: Study, run: str, **environment: s
     name = f"{run}{environment.get('RANK', '')}"
     (folder / f"{name}.toml").write_text(dump_study(study), encoding="utf-8")
     words = ("train", folder / f"{name}.toml", "-o", run, "--device", "cpu")
-    return server.begin(folder, *words, log=name, environment=environment)
+    return server.begin(folder, *words, log=name, environment=environment, slowly=True)
 
 
 def trained(server: Server, folder: Path, study: Study, run: str) -> tuple[bytes, list[dict[str, object]]]:

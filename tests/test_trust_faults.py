@@ -13,7 +13,6 @@ from signal import SIGKILL
 
 import numpy as np
 import pytest
-from forked import Server
 
 from medisent.cohorts import read_table
 from medisent.exports import voxels_digest
@@ -22,13 +21,6 @@ from medisent.formats import read
 from medisent.phantoms import write_cohort
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    started = Server.start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import base64
 import gzip
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -22,7 +21,6 @@ from canaries import (
     mark_dicom,
     mark_nifti,
 )
-from forked import Server
 
 from medisent.cli import main
 from medisent.cohorts import read_table
@@ -151,13 +149,6 @@ def test_the_canaries_are_dates_and_identifiers_as_scanners_write_them():
 
 
 # Every command, each in a process of its own, on a whole cohort of marked scans
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    started = Server.start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")
