@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from medisent.cli.pace import Pace
 from medisent.progress import Progress
 
 
@@ -21,13 +22,19 @@ def bars(console: Console | None = None) -> Iterator[Progress]:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[left]}", style="progress.remaining"),
+        _Left(),
     )
     with _Noted(*columns, console=console or Console(stderr=True)) as progress:
         stages = _Stages(progress)
         yield stages
         stages.end()
+
+
+class _Left(ProgressColumn):
+    """The time left, once it can be told."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.finished else task.fields["pace"].said(task.get_time()), style="progress.remaining")
 
 
 class _Noted(RichProgress):
@@ -46,10 +53,11 @@ class _Stages:
 
     def stage(self, name: str, total: float | None = None) -> None:
         self.end()
-        self._current = self._progress.add_task(name, total=total, note="", left="left" if total else "")
+        self._current = self._progress.add_task(name, total=total, note="", pace=Pace(total or 0.0))
 
     def advance(self, done: float, note: str = "") -> None:
         if self._current is not None:
+            self._task.fields["pace"].report(done, self._progress.get_time())
             self._progress.advance(self._current, done)
             if note:
                 self._progress.update(self._current, note=note)
@@ -57,6 +65,9 @@ class _Stages:
     def end(self) -> None:
         """The current stage is done, whatever was expected of it."""
         if self._current is not None:
-            task = next(t for t in self._progress.tasks if t.id == self._current)
-            total = task.completed if task.total is None else task.total
-            self._progress.update(self._current, total=total or 1, completed=total or 1, left="")
+            total = self._task.completed if self._task.total is None else self._task.total
+            self._progress.update(self._current, total=total or 1, completed=total or 1)
+
+    @property
+    def _task(self) -> Task:
+        return next(task for task in self._progress.tasks if task.id == self._current)

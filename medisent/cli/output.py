@@ -14,6 +14,7 @@ from typing import Any, Never
 
 import typer
 
+from medisent.cli.pace import Pace
 from medisent.errors import Interrupted, MedisentError
 from medisent.progress import Progress, Silence
 
@@ -67,38 +68,25 @@ class Lines:
     """
 
     def __init__(self) -> None:
-        self._name, self._total, self._done = "", 0.0, 0.0
+        self._name, self._pace = "", Pace()
         self._began = self._told = time.monotonic()
 
     def stage(self, name: str, total: float | None = None) -> None:
         """A line that says what begins."""
-        self._name, self._total, self._done = name, total or 0.0, 0.0
+        self._name, self._pace = name, Pace(total or 0.0)
         self._began = self._told = time.monotonic()
         print(name, file=sys.stderr, flush=True)
 
     def advance(self, done: float, note: str = "") -> None:
         """A line with the share that is done and the time left, unless one was printed just now."""
-        self._done += done
         now = time.monotonic()
+        self._pace.report(done, now)
         if now - self._told < min(_LAST_LINE_S, max(_FIRST_LINE_S, _LATER * (now - self._began))):
             return
         self._told = now
-        parts = [self._name]
-        if self._total:
-            share = min(1.0, self._done / self._total)
-            parts.append(f"{share:.0%}")
-            if share > 0:
-                parts.append(f"{duration((now - self._began) * (1 - share) / share)} left")
-        print(", ".join([*parts, *([note] if note else [])]), file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """A time span as people write it: ``45 s``, ``3:07 min``, ``2:05 h``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"
-    return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"
+        share = f"{self._pace.share:.0%}" if self._pace.total else ""
+        parts = [self._name, share, self._pace.said(now), note]
+        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
 
 def refuse(error: MedisentError | Interrupted, *, as_json: bool) -> None:
