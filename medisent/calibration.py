@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,9 +41,11 @@ def calibrate(
         Distribution-Free Predictive Inference for Regression (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, 2018)
     """
     device = network.eval().pivot.device
-    inferred, images = _inferred(network, training)
+    found = _inferred(network, training)
     network.cpu()
-    inferred = _counted(network, inferred, images, training)
+    inferred = _counted(network, found.q, found.images, training)
+    if found.answers is not None:
+        network.turn.fit(found.answers, network.partition["nuisance_rest"].size)
     network.fit_remainders(inferred)
     seen = network.parted(inferred)
     network.to(device)
@@ -74,13 +76,33 @@ def calibrate(
     )
 
 
-def _inferred(network: PartitionedVAE, batch: Batch) -> tuple[PartitionedNormal, Float[Tensor, "scans 1 _ _ _"] | None]:
-    """What the network infers from scans, and the scans as coarse as they are counted in; a few at a time."""
-    parts, images = [], []
+@dataclass(frozen=True)
+class _Inferred:
+    """What the network infers from scans.
+
+    Attributes:
+        q: The posterior.
+        images: The canonical scans as coarse as they are counted in, where volumes are counted.
+        answers: How the rest answers to errors of the scanner's estimate; None where the nuisance's rest was learned,
+            from what scans have in common.
+    """
+
+    q: PartitionedNormal
+    images: Float[Tensor, "scans 1 _ _ _"] | None
+    answers: Float[Tensor, "scans resting"] | None
+
+
+def _inferred(network: PartitionedVAE, batch: Batch) -> _Inferred:
+    """What the network infers from scans, a few at a time."""
+    parts, images, answers = [], [], []
+    chance = torch.Generator().manual_seed(0)
     for found in pieces(network, batch):
         parts.append(found.q)
-        images += [coarse(image[0].cpu())[None] for image in found.canonical] if network.counter is not None else []
-    return _together(parts), torch.stack(images) if images else None
+        if network.counter is not None:
+            images += [coarse(image[0].cpu())[None] for image in found.canonical]
+        if network.separating and not batch.group.shape[1]:
+            answers.append(network.answers(found, chance).cpu())
+    return _Inferred(_together(parts), torch.stack(images) if images else None, torch.cat(answers) if answers else None)
 
 
 def _judged(

@@ -31,7 +31,7 @@ from medisent.networks import (
 )
 from medisent.posterior import PartitionedNormal
 from medisent.processes import ALONE, Crew
-from medisent.remainders import Remainder
+from medisent.remainders import Remainder, Turn
 from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength
 from medisent.supervision import Tie
 
@@ -311,7 +311,8 @@ class PartitionedVAE(nn.Module):
         nuisance_rest: Latents of the nuisance that no factor names.
         mirror: Whether masks are the mean over a scan and its mirror image; for networks that were shown both.
         counts: Whether volumes without masks are counted once the network is trained.
-        remainders: Whether what named blocks tell is taken out of all else once the network is trained.
+        remainders: Whether what named blocks tell is taken out of all else, and the rest is turned, once the network is
+            trained.
     """
 
     pivot: Tensor
@@ -329,7 +330,7 @@ class PartitionedVAE(nn.Module):
         family: Family = "fine",
         width: int = 16,
         rest: int = 16,
-        nuisance_rest: int = 2,
+        nuisance_rest: int = 4,
         mirror: bool = False,
         counts: bool = True,
         remainders: bool = True,
@@ -358,12 +359,14 @@ class PartitionedVAE(nn.Module):
         self.decoder = Decoder(self.encoder, self.code_size)
         self.log_sigma = nn.Parameter(torch.tensor(-2.3))
         # Which latents tell, and what is told: the rest of the code, and settings that no label holds.
+        self.separating = remainders
         self.telling = self._columns(self.heads) if remainders else []
         self.anatomy = self._columns(f.name for f in self.learned if f.role == "anatomy") if remainders else []
         self.resting = self._columns(("anatomy_rest", "nuisance_rest"))
         loose = [n for n in self.scanner_names if n not in self.factors or self.factors[n].column is None]
         self.loose = self._columns(loose)
         self.taught = self._columns(n for n, f in self.factors.items() if n in self.heads and (f.column or f.mask))
+        self.turn = Turn(len(self.resting))
         self.rest_remainder = Remainder(len(self.telling), len(self.resting))
         self.setting_remainder = Remainder(len(self.anatomy), len(self.loose))
         self.register_buffer("pivot", torch.zeros(()))
@@ -531,8 +534,8 @@ class PartitionedVAE(nn.Module):
 
     def decode(self, z: Float[Tensor, "batch latents"]) -> Normal:
         """The distribution of canonical scans that these latents describe; settings of the scanner play no part."""
-        told = self.rest_remainder(z[:, self.telling])
-        code = z[:, : self.code_size].index_add(1, self._index(self.resting), told)
+        rest = z[:, self.resting] + self.rest_remainder(z[:, self.telling])
+        code = z[:, : self.code_size].index_copy(1, self._index(self.resting), self.turn.back(rest))
         mean = self.manner.run(self.decoder, code).float()
         return Normal(mean, self.log_sigma.exp().expand_as(mean))
 
@@ -593,8 +596,23 @@ class PartitionedVAE(nn.Module):
 
     def fit_remainders(self, q: PartitionedNormal) -> None:
         """Learn what named blocks tell of all else, from scans as they were inferred before anything is taken out."""
-        self.rest_remainder.fit(q.loc[:, self.telling], q.loc[:, self.resting])
+        self.rest_remainder.fit(q.loc[:, self.telling], self.turn(q.loc[:, self.resting]))
         self.setting_remainder.fit(q.loc[:, self.anatomy], q.loc[:, self.loose])
+
+    def answers(self, found: Abduction, chance: torch.Generator) -> Float[Tensor, "batch resting"]:
+        """By how much the rest changes when the scanner is taken out a little wrong, as wrong as its estimates are."""
+        sight = found.sight
+        noise = torch.randn(sight.scale.shape, generator=chance).to(sight.scale) * self.active
+        wrong = Scanner.unstacked(sight.scanner.stacked() + sight.scale * noise)
+        off = self.canonical(sight.batch.scan, wrong, sight.batch.coverage)
+        return self._rest(off, sight.batch.coverage) - self._rest(found.canonical, sight.batch.coverage)
+
+    def _rest(
+        self, canonical: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
+    ) -> Float[Tensor, "batch resting"]:
+        """The means of the rest's latents, before anything is done to them."""
+        parameters: Tensor = self.posterior(self._features(canonical, coverage)[-1].flatten(1).float())
+        return parameters[:, self.resting]
 
     def apart(self, found: Abduction) -> Abduction:
         """What was inferred, less what named blocks tell already: of the rest, and of settings that have no labels.
@@ -614,9 +632,10 @@ class PartitionedVAE(nn.Module):
 
     def parted(self, q: PartitionedNormal) -> PartitionedNormal:
         """The posterior of what was inferred, less what named blocks tell already."""
-        loc = q.loc.clone()
-        loc[:, self.resting] -= self.rest_remainder(loc[:, self.telling])
-        return replace(q, loc=loc - self._offset(loc))
+        loc, scale = q.loc.clone(), q.scale.clone()
+        loc[:, self.resting] = self.turn(loc[:, self.resting]) - self.rest_remainder(loc[:, self.telling])
+        scale[:, self.resting] = self.turn.deviations(scale[:, self.resting])
+        return PartitionedNormal(loc - self._offset(loc), scale, q.partition)
 
     def _offset(self, loc: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch latents"]:
         """What named anatomy tells of settings that have no labels."""
@@ -663,8 +682,17 @@ class PartitionedVAE(nn.Module):
         self, canonical: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
     ) -> tuple[list[Tensor], Tensor]:
         """The encoder's features and the mask logits of canonical scans."""
-        features = self.manner.run(self.encoder, with_local_contrast(canonical, coverage, self.encoder.padded))
+        features = self._features(canonical, coverage)
         return features, self.manner.run(self.mask_decoder, features, canonical).float()
+
+    def _features(
+        self, canonical: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
+    ) -> list[Tensor]:
+        """The encoder's features of canonical scans."""
+        features: list[Tensor] = self.manner.run(
+            self.encoder, with_local_contrast(canonical, coverage, self.encoder.padded)
+        )
+        return features
 
 
 def agreed(encoded: PartitionedNormal, tie: Tie | None, crew: Crew) -> PartitionedNormal:

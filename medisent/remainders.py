@@ -1,4 +1,4 @@
-"""Knows what of some latents others tell already, and takes it out: what remains says something of its own."""
+"""Knows what of some latents others tell already, and which of them answer to the scanner: each is put in its place."""
 
 from __future__ import annotations
 
@@ -50,3 +50,52 @@ class Remainder(nn.Module):
     def _terms(self, telling: Float[Tensor, "scans telling"]) -> Float[Tensor, "scans terms"]:
         steps = ((telling - self.centre) / self.spread).clamp(-_REACH, _REACH)
         return torch.cat([steps, steps.square() - 1], 1)
+
+
+class Turn(nn.Module):
+    """A rotation of latents that brings what answers to unwanted changes into the last of them.
+
+    Nothing is lost: the others are deaf to the directions that answered most, and turning back is exact. Nothing is
+    turned until it is fitted.
+
+    Arguments:
+        latents: How many are turned.
+
+    References:
+        Nuisance attribute projection, which drops such directions: Advances in Channel Compensation for SVM Speaker
+        Recognition (Solomonoff, Campbell, Boardman, 2005)
+    """
+
+    matrix: Tensor
+
+    def __init__(self, latents: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(latents))
+
+    @torch.no_grad()
+    def fit(self, answers: Float[Tensor, "changes latents"], last: int) -> None:
+        """Choose the rotation; with fewer than four changes for each latent there is nothing to go by.
+
+        Args:
+            answers: By how much the latents changed.
+            last: How many of the last latents are to take what answers most.
+        """
+        if not last or len(answers) < _FEWEST_A_TERM * answers.shape[1] or not answers.any():
+            return
+        directions = torch.linalg.svd(answers.double(), full_matrices=True).Vh
+        strongest, others = directions[:last].T, directions[last:].T
+        # The others stay as near to what they were as they can.
+        left, _, right = torch.linalg.svd(others[:-last].T)
+        self.matrix.copy_(torch.cat([others @ left @ right, strongest], 1))
+
+    def forward(self, latents: Float[Tensor, "scans latents"]) -> Float[Tensor, "scans latents"]:
+        """The latents, turned."""
+        return latents @ self.matrix
+
+    def back(self, latents: Float[Tensor, "scans latents"]) -> Float[Tensor, "scans latents"]:
+        """What was turned into these."""
+        return latents @ self.matrix.T
+
+    def deviations(self, scale: Float[Tensor, "scans latents"]) -> Float[Tensor, "scans latents"]:
+        """The standard deviations of turned latents whose own are these."""
+        return (scale.square() @ self.matrix.square()).sqrt()

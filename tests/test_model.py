@@ -35,7 +35,7 @@ def built(
 ) -> PartitionedVAE:
     torch.manual_seed(0)
     implied = tuple(Positive(name=name, role="nuisance") for name in scanner)
-    return PartitionedVAE((*factors, *implied), scanner, shape, 1.7, width=4, rest=rest)
+    return PartitionedVAE((*factors, *implied), scanner, shape, 1.7, width=4, rest=rest, nuisance_rest=2)
 
 
 def batch_of(network: PartitionedVAE, scans: int = 3) -> Batch:
@@ -311,6 +311,7 @@ def test_what_named_blocks_tell_leaves_the_rest_and_comes_back_when_decoding():
         before = network.decode(found.q.loc).mean
         network.rest_remainder.weight.fill_(0.1)
         network.setting_remainder.weight.fill_(0.01)
+        network.turn.fit(torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), 2)
         apart = network.apart(found)
         after = network.decode(apart.q.loc).mean
     assert not torch.allclose(apart.q["anatomy_rest"].loc, found.q["anatomy_rest"].loc)
@@ -318,6 +319,17 @@ def test_what_named_blocks_tell_leaves_the_rest_and_comes_back_when_decoding():
     shown = apart.sight.scanner.apply(apart.canonical, network.basis)
     inside = (batch.coverage > 0) & (apart.canonical < 2.9)
     assert torch.allclose(shown[inside], batch.scan.clamp(min=0)[inside], atol=1e-4)
+
+
+def test_a_turned_rest_hears_little_of_a_scanner_taken_out_wrong():
+    network = built((12, 12, 12)).eval()
+    batch, chance = batch_of(network, scans=24), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        answers = network.answers(network.abduct(batch), chance)
+        network.turn.fit(answers, 2)
+        anew = network.turn(network.answers(network.abduct(batch), chance))
+    assert answers.abs().max() > 0
+    assert anew[:, :3].square().mean() < 0.7 * anew[:, 3:].square().mean()
 
 
 def test_a_picture_says_nothing_to_blocks_that_have_labels():

@@ -1,4 +1,4 @@
-"""What some latents tell of others is taken out, and can be put back."""
+"""What some latents tell of others is taken out, and can be put back; what answers to the scanner is turned aside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medisent.remainders import Remainder
+from medisent.remainders import Remainder, Turn
 
 
 def _latents(scans: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,3 +55,43 @@ def test_nobody_who_tells_is_no_fault() -> None:
     remainder.fit(torch.zeros(20, 0), torch.randn(20, 3))
     assert remainder(torch.zeros(4, 0)).shape == (4, 3)
     assert not remainder(torch.zeros(4, 0)).any()
+
+
+def _answers(seed: int = 0, latents: int = 6) -> torch.Tensor:
+    """Changes along two directions above all."""
+    chance = torch.Generator().manual_seed(seed)
+    along = torch.randn(2, latents, generator=chance)
+    return torch.randn(100, 2, generator=chance) @ along + 0.01 * torch.randn(100, latents, generator=chance)
+
+
+@given(st.integers(0, 1000))
+def test_what_answers_is_turned_into_the_last_latents_and_back(seed: int) -> None:
+    turn, answers = Turn(6), _answers(seed)
+    turn.fit(answers, 2)
+    turned = turn(answers)
+    assert turned[:, :-2].square().sum() < 0.01 * turned[:, -2:].square().sum()
+    assert torch.allclose(turn.back(turned), answers, atol=1e-5)
+    assert torch.allclose(turn.matrix @ turn.matrix.T, torch.eye(6), atol=1e-5)
+
+
+def test_latents_that_never_answer_stay_what_they_were() -> None:
+    turn = Turn(6)
+    turn.fit(torch.cat([torch.zeros(100, 2), _answers(latents=2), torch.zeros(100, 2)], 1), 2)
+    some = torch.randn(5, 6)
+    assert torch.allclose(turn(some)[:, :2], some[:, :2], atol=1e-5)
+    assert torch.allclose(turn(some)[:, 2:4].square().sum(), some[:, 4:].square().sum(), rtol=1e-4)  # changed places
+
+
+def test_deviations_are_those_of_turned_samples() -> None:
+    turn = Turn(4)
+    turn.fit(_answers(latents=4), 2)
+    scale = torch.tensor([[0.1, 1.0, 2.0, 0.5]])
+    samples = scale * torch.randn(20000, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(turn(samples).std(0), turn.deviations(scale)[0], rtol=0.03)
+
+
+def test_nothing_turns_without_answers_or_without_a_place_for_them() -> None:
+    for answers, last in ((torch.zeros(100, 6), 2), (_answers()[:20], 2), (_answers(), 0)):
+        turn = Turn(6)
+        turn.fit(answers, last)
+        assert torch.equal(turn.matrix, torch.eye(6))

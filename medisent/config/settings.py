@@ -160,16 +160,17 @@ class NetworkSettings:
             in less time a step. See ``docs/networks.md``.
         width: Channels at the finest level; a multiple of four, since features are normalised in four groups.
         rest: Anatomy latents that belong to no named factor.
-        nuisance_rest: Nuisance latents that belong to no named factor.
+        nuisance_rest: Nuisance latents that belong to no named factor: what scans of a group differ in, or else what of
+            the rest answers most to a scanner that is taken out a little wrong.
         counts: Whether volumes without masks are counted: a regression on kinds of neighbourhoods, after training.
         remainders: Whether what named blocks tell is taken out of the rest, and out of scanner settings without labels,
-            after training.
+            and what answers to the scanner is turned out of the anatomy's rest, after training.
     """
 
     family: Literal["fine", "lean"] = "fine"
     width: Annotated[int, Gt(0), Le(1024), MultipleOf(4)] = 16
     rest: Annotated[int, Ge(0), Le(4096)] = 16
-    nuisance_rest: Annotated[int, Ge(0), Le(4)] = 2
+    nuisance_rest: Annotated[int, Ge(0), Le(4)] = 4
     counts: bool = True
     remainders: bool = True
 
