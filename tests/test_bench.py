@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from medisent.bench import ROWS, bench, rows, running
 from medisent.bench.claims import claimed, wait_for
+from medisent.bench.cohorts import Cohorts
 from medisent.bench.figures import Edit, Figures, Leak, Result, read_result
 from medisent.bench.harmonizing import Combat, matched
 from medisent.bench.linear import Linear
@@ -21,7 +22,9 @@ from medisent.bench.rows import Row
 from medisent.bench.running import result_path
 from medisent.bench.tables import KINDS, MISSING, Entry, Standing, cell
 from medisent.cli import main
+from medisent.cohorts import read_table
 from medisent.errors import UsageError
+from medisent.progress import Silence
 
 SITES = ["one"] * 30 + ["two"] * 30 + ["three"] * 30
 
@@ -231,6 +234,15 @@ def test_doing_nothing_stands_first_and_names_are_unique():
     assert ROWS[0].name == "none"
     assert len({row.name for row in ROWS}) == len({row.title for row in ROWS}) == len(ROWS)
     assert all(row.needs is None or row.needs in {r.name for r in ROWS} for row in ROWS)
+
+
+def test_a_row_without_a_recipe_finds_the_study_of_its_cohort(tmp_path):
+    place = rows.Place(tmp_path, Cohorts(tmp_path / "cohorts", 12, spacing_mm=24.0, side=8), 100)
+    for row in ROWS:
+        if isinstance(row.work, rows.Training) and row.work.recipe is None and row.work.cohort != "confounded":
+            study = row.work.study(place, 0, Silence())
+            known = read_table(study.cohort.table)
+            assert all((study.cohort.table.parent / scan).is_file() for scan in known[study.cohort.scan])
 
 
 def test_the_row_without_scanner_layer_and_independence_keeps_neither(study):

@@ -118,10 +118,13 @@ class Cohorts:
 
     def _forget(self, progress: Progress) -> None:
         """Empty half of the cells of each label, with its mask, outside the test split."""
-        rows, chance = _elsewhere(self.table("plain", progress)), np.random.default_rng(108)
+        plain = self.table("plain", progress)
+        rows, chance = _elsewhere(plain), np.random.default_rng(108)
         for names in LABELS:
             rows.loc[(chance.random(len(rows)) < 0.5) & (rows["split"] != "test"), list(names)] = ""
         _write(rows, self.folder / "missing" / TABLE)
+        study = plain.with_name("study.toml").read_text(encoding="utf-8")
+        write_text(self.folder / "missing" / "study.toml", study)
 
     def _share_out(self, progress: Progress) -> None:
         """Deal the heads of one foreign scanner to both tables: those with counterfactuals are judged."""
