@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 from medisent.batches import Batch
 from medisent.counts import Counter
 from medisent.factors import SCANNER_FACTORS, Factor, Partition, Role
-from medisent.manner import Manner
+from medisent.manner import Manner, as_written
 from medisent.networks import (
     Decoder,
     Encoder,
@@ -405,7 +405,7 @@ class PartitionedVAE(nn.Module):
         Where no setting varies there is no scanner layer: scans keep the scale that was divided out of them, in the
         cohort's unit, so that their gain can be learned like anything else.
         """
-        loc, raw = self.scanner_encoder(batch.scan * batch.coverage, batch.coverage).chunk(2, 1)
+        loc, raw = as_written(self.scanner_encoder, batch.scan * batch.coverage, batch.coverage).chunk(2, 1)
         scanner = Scanner.unstacked(loc * self.active)
         own = 0.0 if self.scanner_names else batch.log_scale - self.reference - self.pivot
         scanner = Scanner(scanner.log_gain - self.pivot - own, scanner.log_gamma, scanner.bias)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import profile
 
 from medisent.batches import Batch
 from medisent.checkpoints import MODEL_FILE, build_model
@@ -83,6 +84,19 @@ def test_a_network_that_does_not_learn_runs_in_float32_whatever_its_manner(study
         before = network.abduct(shown).q.loc
         network.manner = Manner(torch.bfloat16, recompute=True)
         assert torch.equal(network.abduct(shown).q.loc, before)
+
+
+def test_single_scans_are_read_as_several_are_and_much_faster(study, shown):
+    network = begun(study, shown).network.eval()
+    inputs = torch.rand(2, 19, *(side // 2 for side in network.encoder.padded))
+    with torch.no_grad():
+        several = network.manner.run(network.encoder, inputs)[-1]
+        one, slowly = network.manner.run(network.encoder, inputs[:1])[-1], network.encoder(inputs[:1])[-1]
+    assert torch.equal(one, several[:1])
+    assert torch.allclose(one, slowly, rtol=1e-4, atol=1e-5)
+    with profile() as seen:
+        network.abduct(shown[torch.tensor([0])])
+    assert not [event.key for event in seen.key_averages() if "slow_conv3d" in event.key]
 
 
 def test_the_manner_is_what_the_study_says_and_float32_where_it_leaves_it_to_this_machine(study, shown, monkeypatch):
