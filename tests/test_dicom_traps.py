@@ -254,6 +254,24 @@ AMBIGUOUS = {
         "geometry.4d",
         "2 kinds",
     ),
+    "one series begun at two times, between each other": (
+        (every("SeriesTime", "101500"), both(every("SeriesTime", "101530.25"), shift(lambda z: 1.5 * NORMAL))),
+        True,
+        "geometry.4d",
+        "2 kinds",
+    ),
+    "one series counted twice, between each other": (
+        (numbered(list(range(1, 9))), both(numbered(list(range(1, 9))), shift(lambda z: 1.5 * NORMAL))),
+        True,
+        "geometry.4d",
+        "2 kinds",
+    ),
+    "one series counted twice, there and back": (
+        (numbered(list(range(8))), both(numbered(list(range(9, 1, -1))), shift(lambda z: 1.5 * NORMAL))),
+        True,
+        "geometry.4d",
+        "2 kinds",
+    ),
     "one series of two settings above each other": (
         (every("InversionTime", 0), both(every("InversionTime", 2500), shift(lambda z: 24 * NORMAL))),
         True,
@@ -276,6 +294,46 @@ def test_what_is_ambiguous_is_refused_with_a_table_and_each_can_be_chosen(tmp_pa
     if not any("refused" in line for line in lines):
         for number in range(2):
             assert np.array_equal(formats.read(folder, series=number).voxels, voxels(number))
+
+
+COUNTED = {
+    "every second slice first": ([0, 4, 1, 5, 2, 6, 3, 7], "Every second image was numbered first"),
+    "every second slice later, downwards": ([7, 3, 6, 2, 5, 1, 4, 0], "Every second image was numbered first"),
+    "two parts above each other": ([1, 2, 3, 4, 1, 2, 3, 4], "same number"),
+    "two images of one number": ([1, 2, 3, 4, 4, 5, 6, 7], "same number"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_numbers_that_may_be_those_of_two_series_are_said(tmp_path, name):
+    numbers, said = COUNTED[name]
+    folder = write_series(tmp_path / "series", numbered(numbers))
+    volume = formats.read(folder)
+    assert wrongs(volume, folder) == []
+    assert [said in remark for remark in volume.remarks] == [True]
+
+
+@pytest.mark.parametrize(
+    "secret", [("PatientID", "CANARY-8"), ("PatientName", "Canary^Carl"), ("PatientBirthDate", "19510101")]
+)
+@pytest.mark.parametrize("off", [0.0, 1.5, 24.0])
+def test_two_people_are_never_one_scan(tmp_path, secret, off):
+    other = both(every(*secret), shift(lambda z: off * NORMAL))
+    folder = mixed(tmp_path / "study", every("PatientBirthDate", "19500101"), other, same_series=True)
+    for series in (None, 0):
+        with pytest.raises(FormatError, match="several patients") as caught:
+            formats.read(folder, series=series)
+        assert caught.value.code == "format.several_people"
+        assert not any(name in str(caught.value) for name in (*SECRETS.values(), *secret[1:], "19500101"))
+
+
+def test_a_person_written_otherwise_or_not_at_all_is_no_other(tmp_path):
+    def written(z, ds):
+        ds.PatientName = ["Canary^Carla", "CANARY^CARLA^^", "Canary  Carla", ""][z % 4]
+        ds.PatientID = ["CANARY-7", ""][z % 2]
+
+    folder = write_series(tmp_path / "series", written)
+    assert wrongs(formats.read(folder), folder) == []
 
 
 def test_a_table_of_many_series_has_six_lines_and_names_nobody(tmp_path):

@@ -35,6 +35,7 @@ class Fault(StrEnum):
     FRAMES = "frames"
     MOSAIC = "mosaic"
     SEVERAL_SERIES = "several_series"
+    SEVERAL_PEOPLE = "several_people"
     RGB = "rgb"
     NO_PIXELS = "no_pixels"
     BITS = "bits"
@@ -50,7 +51,7 @@ class Fault(StrEnum):
 
 _OF_CONTENT = frozenset(
     {
-        *(Fault.SEVERAL_SERIES, Fault.RGB, Fault.NO_PIXELS, Fault.BITS, Fault.MODALITY_LUT),
+        *(Fault.SEVERAL_SERIES, Fault.SEVERAL_PEOPLE, Fault.RGB, Fault.NO_PIXELS, Fault.BITS, Fault.MODALITY_LUT),
         *(Fault.TRANSFER_SYNTAX, Fault.DAMAGED),
     }
 )

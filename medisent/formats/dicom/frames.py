@@ -19,6 +19,7 @@ Numbers = tuple[float, ...]
 WANTED = tags(
     [
         *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType"),
+        *("PatientID", "PatientName", "PatientBirthDate", "SeriesDate", "SeriesTime"),
         *("SeriesNumber", "SeriesDescription", "ProtocolName", "InstanceNumber", "AcquisitionNumber"),
         *("TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "EchoTime", "EchoNumbers"),
         *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices"),
@@ -40,6 +41,7 @@ _COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}
 # Of every image of a series, equal by the standard; identifiers alone are at times given to a whole study.
 _ALIKE = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription", "ProtocolName")
 _SETTINGS = ("RepetitionTime", "InversionTime", "FlipAngle", "ScanningSequence", "ConvolutionKernel")
+_BEGUN = ("SeriesDate", "SeriesTime")
 _ALONG_THE_STACK = ((0x0020, 0x9057), (0x0020, 0x0032))  # dimensions that count places: the others tell volumes apart
 
 
@@ -94,7 +96,7 @@ class Image:
         layout: How its values are stored; None where nothing is.
         series: The identifiers of study and series.
         alike: What only images of one series have in common. It is compared, never shown.
-        settings: How the scanner was set; one series may have several.
+        settings: How the scanner was set, and when the series began; one series may have several. Never shown.
         number: The series' number.
         modality: Two letters, such as MR.
         instance: The number of the file in its series.
@@ -190,7 +192,7 @@ def _image(file: File) -> Image | None:
         layout=layout,
         series=(elements.text("StudyInstanceUID"), elements.text("SeriesInstanceUID")),
         alike=tuple(elements.text(name) for name in _ALIKE),
-        settings=tuple(_roughly(elements.text(name)) for name in _SETTINGS),
+        settings=(*(_roughly(elements.text(name)) for name in _SETTINGS), *(elements.text(name) for name in _BEGUN)),
         number=_whole(elements.decimal("SeriesNumber")),
         modality=modality if len(modality) == 2 and modality.isalpha() else "??",
         instance=_whole(elements.decimal("InstanceNumber")),

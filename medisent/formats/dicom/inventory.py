@@ -17,6 +17,7 @@ from medisent.formats.dicom.elements import UnreadableError
 from medisent.formats.dicom.faults import Fault, Verdict
 from medisent.formats.dicom.frames import Frame, Image, read_frames
 from medisent.formats.dicom.geometry import judge
+from medisent.formats.dicom.mixtures import doubt, people, woven
 from medisent.formats.dicom.pixels import equal_pixels
 
 _MAX_FILES = 100_000
@@ -126,8 +127,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _candidates(frames: Sequence[Frame]) -> tuple[Candidate, ...]:
-    found = []
-    for picture in _grouped(frames, lambda f: (f.image.alike, replace(f.kind, image_type=()))):
+    joined = [series for series in _grouped(frames, lambda f: f.image.alike) if people(series) > 1]
+    found = [Candidate(tuple(series), Verdict("refused", Fault.SEVERAL_PEOPLE, _PEOPLE), None) for series in joined]
+    mixed = {series[0].image.alike for series in joined}
+    sound = [frame for frame in frames if frame.image.alike not in mixed]
+    for picture in _grouped(sound, lambda f: (f.image.alike, replace(f.kind, image_type=()))):
         parts = [picture]
         if judge(picture).refused or _volumes_of(picture) > 1:
             parts = _grouped(picture, lambda f: f.kind.image_type)
@@ -163,7 +167,7 @@ def _settled(frames: Sequence[Frame]) -> list[Candidate]:
     order = verdict.order
     if order is not None and len(order) == 1:  # not of time points, which settings may tell apart
         parts = _split(frames, verdict, _grouped(frames, lambda f: f.image.settings))
-        return parts if len(parts) > 1 else [Candidate(tuple(frames), verdict, order)]
+        return parts if len(parts) > 1 else _by_their_numbers(frames, verdict, order)
     if order is not None and (volumes := len(order)) > 1:
         order = in_time(frames, order)
         if order is None:
@@ -171,14 +175,28 @@ def _settled(frames: Sequence[Frame]) -> list[Candidate]:
     return [Candidate(tuple(frames), verdict, order)]
 
 
+def _by_their_numbers(
+    frames: Sequence[Frame], verdict: Verdict, order: Integer[np.ndarray, "1 places"]
+) -> list[Candidate]:
+    """One volume; several where images that lie between each other were counted apart."""
+    line = [frames[index] for index in order[0]]
+    ways = woven(line)
+    parts = _split(frames, verdict, [line[start::ways] for start in range(ways)]) if ways > 1 else []
+    if len(parts) > 1:
+        return parts
+    whole, said = Candidate(tuple(frames), verdict, order), doubt(line)
+    return [_with_remark(whole, said, Fault.SEVERAL_SERIES) if said else whole]
+
+
+_PEOPLE = "joins images of several patients under the names of one series. Give the folder of one patient's series."
 _UNTOLD = "holds {} images of each place, and nothing in them tells time points or echoes apart. Give one of them."
 
 
-def _with_remark(candidate: Candidate, said: str) -> Candidate:
+def _with_remark(candidate: Candidate, said: str, fault: Fault = Fault.DUPLICATE) -> Candidate:
     verdict = candidate.verdict
     if verdict.refused:
         return candidate
-    level = replace(verdict, level="warned", fault=verdict.fault or Fault.DUPLICATE, remarks=(*verdict.remarks, said))
+    level = replace(verdict, level="warned", fault=verdict.fault or fault, remarks=(*verdict.remarks, said))
     return replace(candidate, verdict=level)
 
 
