@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medisent.batches import Batch
@@ -18,6 +18,7 @@ from medisent.metrics import conformal_quantile, r2
 from medisent.model import PartitionedVAE
 from medisent.posterior import PartitionedNormal
 from medisent.readings import estimates, latent_distance, pieces, quantiles, reconstruction_error
+from medisent.supervision import Entry
 
 LEVEL = 0.9
 
@@ -31,8 +32,9 @@ def calibrate(
     subjects: Sequence[str],
     validation_subjects: Sequence[str],
     steps: int,
+    entries: Sequence[Entry] = (),
 ) -> Card:
-    """The card of a trained network.
+    """The card of a trained network, whose readouts, remainders and turn are fitted first.
 
     Intervals are split-conformal by subject: the validation split, which no step of training saw, says how many
     standard deviations of the readout hold the truth in 90 percent of subjects.
@@ -44,8 +46,7 @@ def calibrate(
     found = _inferred(network, training)
     network.cpu()
     inferred = _counted(network, found.q, found.images, training)
-    if found.answers is not None:
-        network.turn.fit(found.answers, network.partition["nuisance_rest"].size)
+    _turn(network, found, training, entries)
     network.fit_remainders(inferred)
     seen = network.parted(inferred)
     network.to(device)
@@ -83,13 +84,12 @@ class _Inferred:
     Attributes:
         q: The posterior.
         images: The canonical scans as coarse as they are counted in, where volumes are counted.
-        answers: How the rest answers to errors of the scanner's estimate; None where the nuisance's rest was learned,
-            from what scans have in common.
+        answers: How the rest answers to errors of the scanner's estimate.
     """
 
     q: PartitionedNormal
     images: Float[Tensor, "scans 1 _ _ _"] | None
-    answers: Float[Tensor, "scans resting"] | None
+    answers: Float[Tensor, "scans resting"]
 
 
 def _inferred(network: PartitionedVAE, batch: Batch) -> _Inferred:
@@ -100,9 +100,37 @@ def _inferred(network: PartitionedVAE, batch: Batch) -> _Inferred:
         parts.append(found.q)
         if network.counter is not None:
             images += [coarse(image[0].cpu())[None] for image in found.canonical]
-        if network.separating and not batch.group.shape[1]:
-            answers.append(network.answers(found, chance).cpu())
-    return _Inferred(_together(parts), torch.stack(images) if images else None, torch.cat(answers) if answers else None)
+        answers.append(network.answers(found, chance).cpu())
+    return _Inferred(_together(parts), torch.stack(images) if images else None, torch.cat(answers))
+
+
+def _turn(network: PartitionedVAE, found: _Inferred, batch: Batch, entries: Sequence[Entry]) -> None:
+    """Turn what is no anatomy out of the anatomy's rest.
+
+    Scans of one person say best what that is: all that they differ in. Without such groups it is what answers to
+    errors of the scanner's estimate, unless the nuisance's rest has been taught something else.
+    """
+    last = network.partition["nuisance_rest"].size
+    persons = [
+        e for e in entries if e.kind == "groups" and "anatomy_rest" in e.blocks and "nuisance_rest" not in e.blocks
+    ]
+    if not network.separating:
+        return
+    if persons:
+        rest = found.q.loc[:, network.resting]
+        answers = _deviations(rest, batch.group[:, persons[0].column].cpu())
+        network.turn.fit(answers, last, spread=torch.cov(rest.T))
+    elif not entries:
+        network.turn.fit(found.answers, last)
+
+
+def _deviations(rest: Float[Tensor, "scans resting"], group: Int[Tensor, " scans"]) -> Float[Tensor, "several resting"]:
+    """How far scans are from the mean of their group, of all that have company."""
+    known = group >= 0
+    _, place, company = group[known].unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(company), rest.shape[1]).index_add(0, place, rest[known])
+    apart: Tensor = rest[known] - (sums / company[:, None])[place]
+    return apart[company[place] > 1]
 
 
 def _judged(

@@ -158,7 +158,8 @@ def load_model(path: Path, device: str = "cpu") -> Trained:
     try:
         study = _study(header["study"], path)
         # Models of before there was a turn are not turned.
-        weights = {"turn.matrix": torch.eye(study.network.rest + study.network.nuisance_rest), **weights}
+        still = torch.eye(study.network.rest + study.network.nuisance_rest)
+        weights = {"turn.matrix": still, "turn.inverse": still, **weights}
         _hold_against(study, weights)
         card = _card(header["card"], study)
     except (ImportError, MemoryError, OSError):

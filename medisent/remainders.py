@@ -53,7 +53,7 @@ class Remainder(nn.Module):
 
 
 class Turn(nn.Module):
-    """A rotation of latents that brings what answers to unwanted changes into the last of them.
+    """A change of coordinates that brings what answers to unwanted changes into the last latents.
 
     Nothing is lost: the others are deaf to the directions that answered most, and turning back is exact. Nothing is
     turned until it is fitted.
@@ -67,26 +67,39 @@ class Turn(nn.Module):
     """
 
     matrix: Tensor
+    inverse: Tensor
 
     def __init__(self, latents: int) -> None:
         super().__init__()
         self.register_buffer("matrix", torch.eye(latents))
+        self.register_buffer("inverse", torch.eye(latents))
 
     @torch.no_grad()
-    def fit(self, answers: Float[Tensor, "changes latents"], last: int) -> None:
-        """Choose the rotation; with fewer than four changes for each latent there is nothing to go by.
+    def fit(
+        self,
+        answers: Float[Tensor, "changes latents"],
+        last: int,
+        *,
+        spread: Float[Tensor, "latents latents"] | None = None,
+    ) -> None:
+        """Choose the coordinates; with fewer than four changes for each latent there is nothing to go by.
 
         Args:
             answers: By how much the latents changed.
             last: How many of the last latents are to take what answers most.
+            spread: Covariance of the latents among all scans. Answers then count as shares of it, and turned latents
+                have unit variance; else they count as they are, and the turn is a rotation.
         """
         if not last or len(answers) < _FEWEST_A_TERM * answers.shape[1] or not answers.any():
             return
-        directions = torch.linalg.svd(answers.double(), full_matrices=True).Vh
+        away, home = _whitening(torch.eye(answers.shape[1]) if spread is None else spread)
+        directions = torch.linalg.svd(answers.double() @ away, full_matrices=True).Vh
         strongest, others = directions[:last].T, directions[last:].T
         # The others stay as near to what they were as they can.
         left, _, right = torch.linalg.svd(others[:-last].T)
-        self.matrix.copy_(torch.cat([others @ left @ right, strongest], 1))
+        turned = torch.cat([others @ left @ right, strongest], 1)
+        self.matrix.copy_(away @ turned)
+        self.inverse.copy_(turned.T @ home)
 
     def forward(self, latents: Float[Tensor, "scans latents"]) -> Float[Tensor, "scans latents"]:
         """The latents, turned."""
@@ -94,8 +107,17 @@ class Turn(nn.Module):
 
     def back(self, latents: Float[Tensor, "scans latents"]) -> Float[Tensor, "scans latents"]:
         """What was turned into these."""
-        return latents @ self.matrix.T
+        return latents @ self.inverse
 
     def deviations(self, scale: Float[Tensor, "scans latents"]) -> Float[Tensor, "scans latents"]:
         """The standard deviations of turned latents whose own are these."""
         return (scale.square() @ self.matrix.square()).sqrt()
+
+
+def _whitening(
+    spread: Float[Tensor, "latents latents"],
+) -> tuple[Float[Tensor, "latents latents"], Float[Tensor, "latents latents"]]:
+    """The symmetric map to unit variance and its inverse; hardly any variance counts as a thousandth of the largest."""
+    variances, axes = torch.linalg.eigh(spread.double())
+    deviations = variances.clamp(min=1e-3 * float(variances.max())).sqrt()
+    return (axes / deviations) @ axes.T, (axes * deviations) @ axes.T

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from medisent.batches import Batch
-from medisent.calibration import LEVEL, calibrate
+from medisent.calibration import LEVEL, _deviations, _Inferred, _turn, calibrate
 from medisent.checkpoints import Card, Trained
+from medisent.posterior import PartitionedNormal
 from medisent.readings import abducted, latent_distance, ranges
+from medisent.supervision import Entry
 
 
 def relabelled(shown: Batch, count: int, seed: int = 0) -> Batch:
@@ -97,3 +100,29 @@ def test_a_batch_is_inferred_a_few_at_a_time_as_at_once(trained, shown):
     assert found.q.loc.shape[0] == found.masks.shape[0] == found.canonical.shape[0] == 19
     assert torch.allclose(found.q.loc[6:12], found.q.loc[:6], atol=1e-5)
     assert torch.allclose(found.q.loc[18], found.q.loc[0], atol=1e-5)
+
+
+def test_deviations_are_from_the_mean_of_those_who_have_company():
+    rest = torch.tensor([[1.0, 0.0], [3.0, 2.0], [9.0, 9.0], [5.0, 5.0]])
+    found = _deviations(rest, torch.tensor([4, 4, 7, -1]))
+    assert torch.equal(found, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("shared", [["anatomy_rest"], ["anatomy_rest", "nuisance_rest"]])
+def test_what_scans_of_a_person_differ_in_is_turned_out_of_the_rest(trained, shown, shared):
+    network, chance = deepcopy(trained.network), torch.Generator().manual_seed(0)
+    rest = len(network.resting)
+    group = torch.arange(60).repeat_interleave(4)
+    along = torch.randn(1, rest, generator=chance)  # what scanners do
+    codes = torch.randn(60, rest, generator=chance)[group] + torch.randn(240, 1, generator=chance) @ along
+    loc = torch.zeros(240, network.partition.size)
+    loc[:, network.resting] = codes
+    inferred = _Inferred(PartitionedNormal(loc, torch.ones_like(loc), network.partition), None, torch.zeros(240, rest))
+    network.turn.matrix.copy_(torch.eye(rest))
+    network.turn.inverse.copy_(torch.eye(rest))
+    batch = replace(shown[torch.arange(240) % len(shown)], group=group[:, None], order=torch.zeros(240, 1))
+    _turn(network, inferred, batch, [Entry("groups", 0, frozenset(shared))])
+    left = _deviations(network.turn(codes), group)[:, : network.partition["anatomy_rest"].size]
+    before = _deviations(codes, group)[:, : network.partition["anatomy_rest"].size]
+    turned = float(left.square().mean() / before.square().mean())
+    assert turned < 0.01 if shared == ["anatomy_rest"] else turned == 1

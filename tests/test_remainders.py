@@ -95,3 +95,17 @@ def test_nothing_turns_without_answers_or_without_a_place_for_them() -> None:
         turn = Turn(6)
         turn.fit(answers, last)
         assert torch.equal(turn.matrix, torch.eye(6))
+
+
+def test_answers_count_as_shares_of_what_latents_do_anyway():
+    chance = torch.Generator().manual_seed(5)
+    wide = torch.tensor([10.0, 1.0, 1.0])
+    latents = wide * torch.randn(500, 3, generator=chance)
+    answers = torch.tensor([2.0, 0.9, 0.01]) * torch.randn(500, 3, generator=chance)
+    turn = Turn(3)
+    turn.fit(answers, 1, spread=torch.cov(latents.T))
+    assert (
+        torch.corrcoef(torch.stack([turn(latents)[:, -1], latents[:, 1]])).abs()[0, 1] > 0.99
+    )  # 0.9 of 1, not 2 of 10
+    assert torch.allclose(turn(latents).std(0), torch.ones(3), rtol=0.05)
+    assert torch.allclose(turn.back(turn(latents)), latents, atol=1e-4)

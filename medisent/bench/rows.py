@@ -253,7 +253,7 @@ def _travelling(study: Study) -> Study:
     """No label of the scanner; scans of one subject share their anatomy."""
     factors = tuple(factor for factor in study.factors if factor.role == "anatomy")
     group = Supervision(kind="groups", by="subject", share=("anatomy",))
-    return replace(study, factors=factors, supervision=(group,))
+    return replace(study, factors=factors, supervision=(group,), network=replace(study.network, nuisance_rest=8))
 
 
 def _plain(name: str, title: str, note: str) -> Row:
@@ -347,7 +347,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "travelling",
         "ours, travelling subjects",
-        "As small as the recipes; no label of the scanner, scans of one subject share their anatomy.",
+        "As small as the recipes; no label of the scanner, scans of one subject share their anatomy; eight latents for"
+        " what else they differ in.",
         Training("ours", cohort="travelling", change=_travelling),
     ),
     _plain("beta_vae", "beta-VAE", "No labels."),

@@ -160,8 +160,8 @@ class NetworkSettings:
             in less time a step. See ``docs/networks.md``.
         width: Channels at the finest level; a multiple of four, since features are normalised in four groups.
         rest: Anatomy latents that belong to no named factor.
-        nuisance_rest: Nuisance latents that belong to no named factor: what scans of a group differ in, or else what of
-            the rest answers most to a scanner that is taken out a little wrong.
+        nuisance_rest: Nuisance latents that belong to no named factor: what scans of one person differ in, or else what
+            of the rest answers most to a scanner that is taken out a little wrong.
         counts: Whether volumes without masks are counted: a regression on kinds of neighbourhoods, after training.
         remainders: Whether what named blocks tell is taken out of the rest, and out of scanner settings without labels,
             and what answers to the scanner is turned out of the anatomy's rest, after training.
@@ -170,7 +170,7 @@ class NetworkSettings:
     family: Literal["fine", "lean"] = "fine"
     width: Annotated[int, Gt(0), Le(1024), MultipleOf(4)] = 16
     rest: Annotated[int, Ge(0), Le(4096)] = 16
-    nuisance_rest: Annotated[int, Ge(0), Le(4)] = 4
+    nuisance_rest: Annotated[int, Ge(0), Le(16)] = 4
     counts: bool = True
     remainders: bool = True
 

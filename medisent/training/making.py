@@ -121,6 +121,7 @@ def _end(loop: Loop, splits: Splits, watch: Watch, progress: Progress, device: s
         subjects=[row.subject for row in splits.training.rows],
         validation_subjects=splits.owners,
         steps=loop.step,
+        entries=loop.sampler.entries,
     )
     said = watch.finished(loop.step, loop.network)
     if said:
