@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from dicom_series import write_series
 
 from medisent import __version__
 from medisent.cli import app, main
@@ -107,6 +108,28 @@ def test_completion_imports_nothing_heavy():
     asked = {"_MEDISENT_COMPLETE": "complete_bash", "COMP_WORDS": "medisent exp", "COMP_CWORD": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked})
     assert done.stdout.split() == ["explain", "[]"]
+
+
+def test_a_folder_of_two_series_and_a_scan_that_is_not_there_are_refused_before_torch_is_loaded(tmp_path):
+    two = write_series(tmp_path / "two", seed=0)
+    write_series(two, seed=1)
+    gone, out = str(tmp_path / "gone.nii"), str(tmp_path / "out")
+    commands = [
+        *(["explain", scan, "-o", out] for scan in (str(two), gone)),
+        ["counterfactual", str(two), "--set", "brightness=1"],
+        ["harmonize", str(two), "-o", out],
+        ["encode", str(two)],
+    ]
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from medisent.cli import main
+print([main(command) for command in {commands!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[3, 3, 3, 3, 3]\n"
+    assert done.stderr.count("holds 2 series") == 4
+    assert "gone.nii does not exist" in done.stderr
 
 
 def test_the_version_is_printed(capsys):

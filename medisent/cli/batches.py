@@ -59,6 +59,28 @@ class Asked:
     max_voxels: int | None
     names: bool
 
+    @property
+    def alone(self) -> bool:
+        """Whether one scan was typed, and nothing else: a file, or a folder that holds DICOM."""
+        if self.cohort is not None or self.folder is not None or len(self.scans) != 1:
+            return False
+        if not self.scans[0].is_dir():
+            return True
+        from medisent.formats.folder import holds_dicom
+
+        return holds_dicom(self.scans[0])
+
+    def refuse_unclear(self) -> None:
+        """Refuse the only scan by its header, before seconds go into loading a model.
+
+        Raises:
+            MedisentError: It is refused.
+        """
+        if self.alone:
+            from medisent.formats import refuse_unclear
+
+            refuse_unclear(self.scans[0], volume=self.volume, series=self.series, max_voxels=self.max_voxels)
+
     def sources(self) -> list[Source]:
         """The scans.
 

@@ -71,7 +71,8 @@ def explain(
     """
     output = Output(as_json, quiet)
     asked = Asked(scans or [], cohort, folder, volume, series, max_voxels, names)
-    if cohort is None and folder is None and len(asked.scans) == 1 and not _holds_many(asked.scans[0]):
+    asked.refuse_unclear()
+    if asked.alone:
         _explain_one(asked, model, out, output, seed=seed, device=device, dicom=dicom)
         return
     from medisent.cli.explaining import explain_many
@@ -80,15 +81,6 @@ def explain(
         raise UsageError("There are several scans, each of which gets a folder. Name one for all of them: -o OUT.")
     doing = Doing(model, device, seed, dask, fresh, output)
     explain_many(asked, doing, out, dicom=dicom)
-
-
-def _holds_many(scan: Path) -> bool:
-    """Whether a scan that was named is a folder without DICOM, which is taken for the scans below it."""
-    if not scan.is_dir():
-        return False
-    from medisent.formats.folder import holds_dicom
-
-    return not holds_dicom(scan)
 
 
 def _explain_one(
@@ -144,11 +136,12 @@ def counterfactual(
 
     Writes the scan as it would be with other values of its factors, in its own space.
     """
+    if out is not None and not out.name.endswith((".nii", ".nii.gz")):
+        raise UsageError(f"-o is {out}, but a counterfactual is written as .nii or .nii.gz. Choose such a name.")
+    Asked([scan], None, None, volume, series, max_voxels, names=False).refuse_unclear()
     from medisent.many import stem
 
     target = out or Path(f"{stem(scan)}_counterfactual.nii.gz")
-    if not target.name.endswith((".nii", ".nii.gz")):
-        raise UsageError(f"-o is {target}, but a counterfactual is written as .nii or .nii.gz. Choose such a name.")
     _refuse_long(target)
     from medisent.counterfactuals import counterfactual as edited_scan
     from medisent.counterfactuals import parse_wish
@@ -218,12 +211,16 @@ def harmonize(
     says whether sites differed, and whether they still do; where they do not, scans are left as they are. Of
     several scans one that is refused does not stop the others; the command then ends with 3.
     """
+    named = bool(scans) or folder is not None
+    asked = Asked(scans or [], None if named else cohort, folder, volume, series, max_voxels, names)
+    asked.refuse_unclear()
+    for path in to or []:
+        Asked([path], None, None, None, None, max_voxels, names=False).refuse_unclear()
     from medisent.cli.harmonizing import Harmonizing
     from medisent.harmonisation import visits_of
     from medisent.many import unique_names
 
-    named = bool(scans) or folder is not None
-    sources = Asked(scans or [], None if named else cohort, folder, volume, series, max_voxels, names).sources()
+    sources = asked.sources()
     visits = visits_of(cohort, [source.path for source in sources] if named else [], site, subject)
     single = out.name.endswith((".nii", ".nii.gz"))
     if single and len(sources) > 1:
@@ -233,8 +230,8 @@ def harmonize(
     doing = Doing(model, device, seed, dask, fresh, Output(as_json, quiet))
     with doing.output.progress() as progress:
         progress.stage("loading the model")
-        found = doing.model_file()
         goals = [_read(path, doing.output, max_voxels=max_voxels) for path in to or []]
+        found = doing.model_file()
         labelled = [replace(visit, label=source.label) for visit, source in zip(visits, sources, strict=True)]
         with doing.engine() as engine:
             harmonizing = Harmonizing(
@@ -274,12 +271,14 @@ def encode(
     One row a scan, in the order given; every latent is named by its block. A scan that is refused has no row and does
     not stop the others; the command then ends with 3.
     """
+    asked = Asked(scans or [], cohort, folder, volume, series, max_voxels, names)
+    asked.refuse_unclear()
     import pandas as pd
 
     from medisent.files import write_text
     from medisent.many import Encoding, Journal
 
-    sources = Asked(scans or [], cohort, folder, volume, series, max_voxels, names).sources()
+    sources = asked.sources()
     doing = Doing(model, device, seed, dask, fresh, Output(as_json, quiet))
     journal = Journal() if out is None or len(sources) == 1 else Journal.beside(out.absolute())
     if fresh:

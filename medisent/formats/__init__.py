@@ -30,6 +30,7 @@ __all__ = [
     "read",
     "reading_at_most",
     "refuse_types",
+    "refuse_unclear",
     "refuse_unfit",
     "write",
 ]
@@ -99,6 +100,26 @@ def outline(path: Path, *, constant: bool = False) -> Outline:
         likeness = hashlib.sha256(np.ascontiguousarray(volume.voxels).data).hexdigest()
         found = Outline(volume.geometry, "", volume.remarks, likeness)
     return found
+
+
+def refuse_unclear(
+    path: Path, *, volume: int | None = None, series: int | None = None, max_voxels: int | None = None
+) -> None:
+    """Refuse a scan of which the header alone tells that ``read`` would refuse it; that takes no voxel and no torch.
+
+    Args:
+        path: As for ``read``.
+        volume: As for ``read``.
+        series: As for ``read``.
+        max_voxels: As for ``read``.
+
+    Raises:
+        FormatError: There is no such file, it is not one scalar 3D scan, or several series may be meant.
+        GeometryError: The voxels have no trustworthy place in space.
+        MachineError: The file may not be read.
+    """
+    with _refusing(path):
+        header_outline(path, _most.get() if max_voxels is None else max_voxels, volume=volume, series=series)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def read_nifti(path: Path, *, volume: int | None, max_voxels: int) -> Volume:
     return Volume(_scaled(raw, stored), geometry, kept_header(header), remarks, stored=stored)
 
 
-def outline_nifti(path: Path, *, max_voxels: int) -> tuple[Geometry, tuple[str, ...], bytes]:
+def outline_nifti(path: Path, *, volume: int | None, max_voxels: int) -> tuple[Geometry, tuple[str, ...], bytes]:
     """Where the scan in a NIfTI file lies, remarks, and bytes that copies of the file share; no voxel is decoded.
 
     A packed stream is read to its end only where its last bytes do not say that it is as long as the header declares.
@@ -80,7 +80,7 @@ def outline_nifti(path: Path, *, max_voxels: int) -> tuple[Geometry, tuple[str, 
     """
     header_path, voxel_path = _pair(path)
     header = _header(header_path, voxel_path, path)
-    layout = _layout(header, path, None, max_voxels)
+    layout = _layout(header, path, volume, max_voxels)
     on_disk = voxel_path.stat().st_size
     with voxel_path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"

@@ -28,8 +28,16 @@ class Outline:
     likeness: str
 
 
-def header_outline(path: Path, max_voxels: int) -> Outline | None:
+def header_outline(
+    path: Path, max_voxels: int, *, volume: int | None = None, series: int | None = None
+) -> Outline | None:
     """The outline of a NIfTI or DICOM scan; None for other formats, whose headers are not read apart from the voxels.
+
+    Arguments:
+        path: As for ``medisent.formats.read``.
+        max_voxels: More are refused.
+        volume: As for ``read``.
+        series: As for ``read``.
 
     Raises:
         FormatError: It is not one scalar 3D scan, or shorter than its header declares.
@@ -38,10 +46,10 @@ def header_outline(path: Path, max_voxels: int) -> Outline | None:
     if not path.is_dir() and (not path.is_file() or path.stat().st_size == 0):
         return None  # which reading refuses
     if path.is_dir() or is_dicom(path):
-        geometry, remarks, uids, modality = outline_dicom(path, max_voxels=max_voxels)
+        geometry, remarks, uids, modality = outline_dicom(path, series=series, volume=volume, max_voxels=max_voxels)
         return Outline(geometry, modality, remarks, _likeness(uids))
     if is_nifti(path):
-        geometry, remarks, sample = outline_nifti(path, max_voxels=max_voxels)
+        geometry, remarks, sample = outline_nifti(path, volume=volume, max_voxels=max_voxels)
         return Outline(geometry, "", remarks, _likeness(sample))
     return None
 

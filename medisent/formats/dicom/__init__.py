@@ -54,14 +54,16 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
     return Volume(voxels, geometry, None, remarks, _source(frames))
 
 
-def outline_dicom(path: Path, *, max_voxels: int) -> tuple[Geometry, tuple[str, ...], bytes, str]:
+def outline_dicom(
+    path: Path, *, series: int | None, volume: int | None, max_voxels: int
+) -> tuple[Geometry, tuple[str, ...], bytes, str]:
     """Where the volume of a series lies, remarks, bytes that copies of it share, and its modality; no pixel is read.
 
     Raises:
         FormatError: There is no image, none that is clearly meant, or colour.
         GeometryError: The images do not make an evenly spaced box; ``code`` names the fault.
     """
-    frames, candidate, geometry, remarks = _meant(take_stock(path), path, None, None)
+    frames, candidate, geometry, remarks = _meant(take_stock(path), path, series, volume)
     refuse_size(path, geometry.shape, max_voxels)
     uids = " ".join(f"{frame.image.file.elements.text('SOPInstanceUID')} {frame.index}" for frame in frames)
     return geometry, remarks, hashlib.sha256(uids.encode()).digest(), candidate.image.modality
