@@ -12,7 +12,6 @@ import numpy as np
 
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
-from medisent.precision import in_steps, step_of
 from medisent.version import __version__
 from medisent.volumes import Stored, Volume
 
@@ -44,7 +43,7 @@ class Making:
         wishes: What was asked, in words such as ``tumour_volume=20``.
         edits: What that came to, where it is known.
         command: Which command made it.
-        brief: Whether digits far below the noise are left out of its file.
+        step: Of the values that are not the scan's own, where they were rounded to steps.
     """
 
     scan: Volume
@@ -52,7 +51,7 @@ class Making:
     wishes: tuple[str, ...]
     edits: tuple[Edit, ...] = ()
     command: str = "counterfactual"
-    brief: bool = False
+    step: float = 0.0
 
     @property
     def asked(self) -> str:
@@ -66,7 +65,7 @@ class Making:
 
 
 def write_synthetic(volume: Volume, path: Path, making: Making, beside: Callable[[Path], None] | None = None) -> None:
-    """Write a synthetic scan as NIfTI, stored as the scan it was made from if that holds it, and its sidecar.
+    """Write a synthetic scan as NIfTI, stored as the scan it was made from if that loses nothing, and its sidecar.
 
     Args:
         volume: The synthetic scan.
@@ -79,15 +78,13 @@ def write_synthetic(volume: Volume, path: Path, making: Making, beside: Callable
         MachineError: A file cannot be written.
     """
     with whole_folder(path.parent, record=sidecar_name(path)) as place:
-        step = step_of(volume, making.scan) if making.brief else 0.0
-        written = in_steps(volume, making.scan, step)
-        stored = write(written, place / path.name, description=making.description, like=making.scan)
+        stored = write(volume, place / path.name, description=making.description, like=making.scan)
         if beside is not None:
             beside(place)
-        write_text(place / sidecar_name(path), _sidecar(making, stored, step, digests(place)))
+        write_text(place / sidecar_name(path), _sidecar(making, stored, digests(place)))
 
 
-def _sidecar(making: Making, stored: Stored, step: float, outputs: Mapping[str, str]) -> str:
+def _sidecar(making: Making, stored: Stored, outputs: Mapping[str, str]) -> str:
     said = {
         "synthetic": True,
         "Description": f"{making.description}. No patient looked like this. Not for diagnosis.",
@@ -99,7 +96,7 @@ def _sidecar(making: Making, stored: Stored, step: float, outputs: Mapping[str, 
         "DataType": stored.dtype,
         "Slope": stored.slope,
         "Intercept": stored.intercept,
-        "Step": step or None,  # of the values that are not the scan's own
+        "Step": making.step or None,  # of the values that are not the scan's own
         "command": making.command,
         "outputs": outputs,  # what the next run under this name replaces
     }

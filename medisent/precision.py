@@ -36,6 +36,12 @@ def noise_of(volume: Volume) -> float:
     return float(np.median(np.abs(left))) / _NORMAL / math.sqrt(6) ** taken if taken else 0.0
 
 
+def brief_edit(edited: Volume, scan: Volume) -> tuple[Volume, float]:
+    """An edit of a scan without the digits that tell nothing, and the step of its values; 0 where all were kept."""
+    step = step_of(edited, scan)
+    return in_steps(edited, scan, step), step
+
+
 def step_of(edited: Volume, scan: Volume) -> float:
     """The step in which an edit of a scan is worth being written, in the scan's unit; 0 where every digit may matter.
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medisent.exports import Making, write_synthetic
 from medisent.formats import read
-from medisent.precision import brief_map, in_steps, noise_of, step_of
+from medisent.precision import brief_edit, brief_map, in_steps, noise_of, step_of
 from medisent.volumes import Geometry, Stored, Volume
 
 SHAPE = (24, 20, 16)
@@ -57,22 +57,23 @@ def test_noise_is_measured_under_a_slope_of_grey_in_the_scans_unit(sd, offset):
 
 
 def test_an_edit_of_a_scan_in_whole_numbers_keeps_its_type_where_they_are_far_below_the_noise(tmp_path):
-    making = {"model": "0" * 64, "wishes": ("made wider",), "brief": True}
     for sd, dtype, step in ((40.0, "int16", 1.0), (3.0, "float32", 0.125)):
         scan = noisy(sd, Stored("int16"))
         edit = edited(scan)
-        write_synthetic(edit, tmp_path / "edit.nii.gz", Making(scan, **making))
+        brief, found = brief_edit(edit, scan)
+        write_synthetic(brief, tmp_path / "edit.nii.gz", Making(scan, "0" * 64, ("made wider",), step=found))
         said = json.loads((tmp_path / "edit.json").read_text(encoding="utf-8"))
         assert (said["DataType"], said["Step"]) == (dtype, step)
         back = read(tmp_path / "edit.nii.gz").voxels
         assert np.abs(back - edit.voxels).max() <= step / 2
 
 
-def test_a_scan_made_a_thousand_times_darker_is_written_in_steps_as_much_finer(tmp_path):
+def test_a_scan_made_a_thousand_times_darker_has_steps_as_much_finer():
     scan = noisy(40.0, Stored("int16"))
     dark = scan.with_voxels((scan.voxels / 1000).astype(np.float32))
-    write_synthetic(dark, tmp_path / "dark.nii.gz", Making(scan, "0" * 64, ("darker",), brief=True))
-    assert np.abs(read(tmp_path / "dark.nii.gz").voxels - dark.voxels).max() <= 40 / 1000 / 32
+    brief, step = brief_edit(dark, scan)
+    assert 0 < step <= 0.04 / 16 * 1.1
+    assert np.abs(brief.voxels - dark.voxels).max() <= step * 0.51
 
 
 def test_where_there_is_no_noise_every_digit_is_kept():
@@ -80,8 +81,9 @@ def test_where_there_is_no_noise_every_digit_is_kept():
     voxels[3, 4, 5] = 1.2345678
     scan = Volume(voxels, Geometry(np.eye(4), SHAPE))
     edit = scan.with_voxels(voxels * np.float32(1.1))
-    assert step_of(edit, scan) == 0
-    assert (in_steps(edit, scan, 0.0).voxels == edit.voxels).all()
+    brief, step = brief_edit(edit, scan)
+    assert step == 0
+    assert (brief.voxels == edit.voxels).all()
 
 
 @given(seed=st.integers(0, 99), scale=st.floats(1e-6, 1e6))

@@ -25,7 +25,7 @@ from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.grids import restore
-from medisent.precision import brief_map
+from medisent.precision import brief_edit, brief_map
 from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Answer, Comparison, EditCheck, FactorMap, explanation_page
 from medisent.reports.cards import Page, card, map_pictures, plot_percentiles
@@ -276,15 +276,16 @@ class Explanation:
         rereads: dict[str, Reread] = {}
         for name, change in self._maps():
             factor, file = network.factors[name], f"maps/{name}.nii.gz"
-            said = f"medisent factor map: {name} per {factor.unit or 'unit'}"
-            write(brief_map(change), place / file, description=said)
-            maps.append(FactorMap(name, factor.role, factor.unit, change.voxels, file))
+            brief = brief_map(change)
+            write(brief, place / file, description=f"medisent factor map: {name} per {factor.unit or 'unit'}")
+            maps.append(FactorMap(name, factor.role, factor.unit, brief.voxels, file))
             if derived is not None:
-                derived.add_map(change, name, factor.unit)
-        for name, value, stem, volume in self._edits():
+                derived.add_map(brief, name, factor.unit)
+        for name, value, stem, whole in self._edits():
+            volume, step = brief_edit(whole, self.scan)
             factor, file = network.factors[name], f"counterfactuals/{stem}.nii.gz"
             wish = f"{name}={_short(value)}"
-            write_synthetic(volume, place / file, self._making(wish, Edit(name, value, factor.unit)))
+            write_synthetic(volume, place / file, self._making(wish, step, Edit(name, value, factor.unit)))
             title = f"{_words(name)} {_short(self.reading.readouts[name].estimate)} -> {factor.show(value)}"
             comparisons.append(Comparison(name, factor.role, title, volume.voxels.astype(np.float32), file))
             if name not in rereads and factor.kind in ("real", "positive"):
@@ -292,9 +293,10 @@ class Explanation:
             if derived is not None:
                 derived.add_series(volume, f"counterfactuals/{stem}", wish)
         reference = "nuisance at the reference"
-        write_synthetic(self.canonical, place / "canonical.nii.gz", self._making(reference))
+        volume, step = brief_edit(self.canonical, self.scan)
+        write_synthetic(volume, place / "canonical.nii.gz", self._making(reference, step))
         if derived is not None:
-            derived.add_series(self.canonical, "canonical", reference)
+            derived.add_series(volume, "canonical", reference)
             for name, mask in self.masks.items():
                 derived.add_mask(mask.voxels > 0, name)
             derived.add_readouts(list(self.reading.readouts.values()), self._levels())
@@ -306,8 +308,8 @@ class Explanation:
         leveled = {name: factor for name, factor in factors.items() if factor.kind in ("ordinal", "categorical")}
         return {name: factor.show(readouts[name].estimate) for name, factor in leveled.items()}
 
-    def _making(self, wish: str, *edits: Edit) -> Making:
-        return Making(self.scan, self.trained.digest, (wish,), edits, "explain", brief=True)
+    def _making(self, wish: str, step: float, *edits: Edit) -> Making:
+        return Making(self.scan, self.trained.digest, (wish,), edits, "explain", step)
 
     def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison], rereads: Sequence[Reread]) -> str:
         card = self.trained.card
