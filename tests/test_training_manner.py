@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -270,6 +271,28 @@ def test_who_looks_changes_nothing_of_what_is_learned(study, shown, held, tmp_pa
     assert [step for step, _ in rude.looks] == [2, 3]
     assert all(math.isfinite(total) for _, total in rude.looks)
     assert any('"drawn": 10' in line and '"validation"' in line for line in watched.records)
+
+
+def test_dear_looks_are_fewer_where_minutes_are_counted_and_not_where_steps_are(study, shown, held, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(loops, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for given, wanted in (({"minutes": 1.0, "steps": None}, {1, 2, 3}), ({"steps": 60}, {20})):
+        loop = begun(changed(study, **given), shown, held=held)
+        monkeypatch.setattr(loop, "take_step", lambda loop=loop: clock.__setitem__(0, clock[0] + 1) or step_of(loop))
+        monkeypatch.setattr(loop, "look", lambda held: clock.__setitem__(0, clock[0] + 1.5))
+        looked = []
+        while not loop.over:
+            before = loop.clock.looked
+            loop.go_on()
+            looked += [loop.step] * (loop.clock.looked > before)
+        assert len(looked) in wanted
+        assert given == {"steps": 60} or loop.clock.looked <= 0.05 * loop.seconds + 1.5
+
+
+def step_of(loop: Loop) -> dict[str, torch.Tensor]:
+    """A step that costs nothing and teaches nothing."""
+    loop.clock.step += 1
+    return {"total": torch.zeros(())}
 
 
 def test_two_looks_at_the_same_weights_see_the_same(study, shown, held):

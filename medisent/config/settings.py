@@ -114,7 +114,8 @@ class TrainingSettings:
             takes less memory and more time and learns the same. ``auto``: where memory would not suffice.
         compile: Whether the convolutional networks are compiled before the first step (``torch.compile``).
         ema: Decay of the running mean of the weights, of which the model is made; 0 makes it of the last weights.
-        looks: How often the validation split is looked at, evenly over the training.
+        looks: How often the validation split is looked at, evenly over the training; more seldom in a training for a
+            number of minutes, of which looks would else take more than a twentieth.
         patience: After how many looks in a row without a better one training ends; 0 is never.
         keep: Whether the model is made of the ``last`` weights or of those that did ``best`` at a look.
     """

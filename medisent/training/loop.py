@@ -43,6 +43,8 @@ from medisent.training.stopping import Stop
 LOG = "metrics.jsonl"
 _CHECKPOINT_SECONDS = 20.0
 _LOG_EVERY = 10
+_LOOKS_SHARE = 0.05
+"""Of a training for a number of minutes looks may take so much besides."""
 
 
 def logged(step: int) -> bool:
@@ -133,7 +135,7 @@ class Loop:
         self.sampler = Sampler(self.shown, entries_of(self.study, self.network), settings.batch, self.chance)
         self._refuse_unequal_shares()
         self.average, self.best = Average(self.network, settings.ema), Best()
-        self._paced = 0, 0.0
+        self._paced, self._look_seconds = (0, 0.0), 0.0
         self.kept: dict[str, Kept] = {
             "network": Weights(self.network),
             "objective": Weights(self.objective),
@@ -216,10 +218,23 @@ class Loop:
             observer.stepped(self.step, taken, costs)
         note = self._told(costs) if self.step % _LOG_EVERY == 0 else ""
         due = math.floor(min(1.0, self.share) * self.study.training.looks)
-        if self.held is not None and due > self.best.looks:
+        if self.held is not None and due > self.best.looks and self._may_look():
             self.best.looks = due
+            start = time.monotonic()
             self.look(self.held)
+            self._look_seconds, _ = self._agreed(time.monotonic() - start)
+            self.clock.looked += self._look_seconds
         return note, asked
+
+    def _may_look(self) -> bool:
+        """Whether there is time for another look; where steps are counted there is, so that what is told is the same.
+
+        The last weights are always judged where the best are wanted.
+        """
+        settings = self.study.training
+        if settings.minutes is None or (settings.keep == "best" and self.share >= 1):
+            return True
+        return self.clock.looked + self._look_seconds <= _LOOKS_SHARE * self.seconds
 
     def _agreed(self, seconds: float) -> tuple[float, bool]:
         """The mean of what a step took over processes, and whether any of them was asked to stop."""

@@ -94,19 +94,24 @@ class Clock:
     Attributes:
         step: Steps taken.
         seconds: Time taken by them.
+        looked: Time taken by looks at the validation split.
     """
 
     step: int = 0
     seconds: float = 0.0
+    looked: float = 0.0
 
     def state(self) -> dict[str, Tensor]:
-        return {"step": torch.tensor(self.step), "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+        times = {"seconds": self.seconds, "looked": self.looked}
+        told = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
+        return {"step": torch.tensor(self.step), **told}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         step, seconds = state["step"], state["seconds"]
-        if step.dtype != torch.int64 or not bool(seconds.isfinite()):
+        looked = state.get("looked", torch.zeros(()))  # nothing in checkpoints of before it was counted
+        if step.dtype != torch.int64 or not bool(seconds.isfinite() & looked.isfinite()):
             raise ValueError("this is no clock")
-        self.step, self.seconds = int(step), float(seconds)
+        self.step, self.seconds, self.looked = int(step), float(seconds), float(looked)
 
 
 def save_checkpoint(kept: Mapping[str, Kept], study: Study, log: str, path: Path) -> None:
