@@ -347,9 +347,9 @@ ROWS: tuple[Row, ...] = (
     Row(
         "travelling",
         "ours, travelling subjects",
-        "As small as the recipes; no label of the scanner, scans of one subject share their anatomy; eight latents for"
-        " what else they differ in.",
-        Training("ours", cohort="travelling", change=_travelling),
+        "Half of the heads; no label of the scanner, scans of one subject share their anatomy, and have eight latents for"
+        " what they differ in.",
+        Training(share=1.0, cohort="travelling", change=_travelling),
     ),
     _plain("beta_vae", "beta-VAE", "No labels."),
     _plain("diva", "DIVA", "Labels of anatomy and scanner, no masks."),
