@@ -347,8 +347,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "travelling",
         "ours, travelling subjects",
-        "Half of the heads; no label of the scanner; scans of one subject share their anatomy, and eight latents are left"
-        " to the rest.",
+        "Half of the heads; no label of the scanner; scans of one subject share their anatomy; the nuisance's rest has"
+        " eight latents.",
         Training(share=1.0, cohort="travelling", change=_travelling),
     ),
     _plain("beta_vae", "beta-VAE", "No labels."),
