@@ -20,6 +20,7 @@ from medisent.errors import MedisentError, ModelError
 from medisent.factors import SCANNER_FACTORS, Factor, Positive
 from medisent.files import file_digest, whole_file
 from medisent.model import PartitionedVAE
+from medisent.plurals import several
 
 SCHEMA = 1
 MODEL_FILE = "model.safetensors"
@@ -82,6 +83,11 @@ class Card:
     centre: tuple[float, ...]
     precision: tuple[tuple[float, ...], ...]
     figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def learned_from(self) -> str:
+        """How much it learned from, such as ``42 scans of 40 subjects``."""
+        return f"{several(self.scans, 'scan')} of {several(self.subjects, 'subject')}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from torch import Tensor
 from medisent.batches import Batch
 from medisent.errors import CohortError, InterventionError, MachineError, MedisentError
 from medisent.factors import Factor
+from medisent.plurals import several
 from medisent.stores import Sample, Stack, Store
 
 SPLITS = ("train", "validation", "test")
@@ -173,7 +174,8 @@ def groups_told(cohort: Cohort, columns: Sequence[str]) -> Iterator[str]:
                 splits.setdefault(row.groups[index], []).append(row.split)
         crossing = sum("train" in found and len(set(found)) > 1 for found in splits.values())
         if crossing:
-            yield f"{crossing} groups of column {column} reach into other splits; only their training scans are used."
+            groups = several(crossing, f"group of column {column} reaches", f"groups of column {column} reach")
+            yield f"{groups} into other splits; only their training scans are used."
         if not any(found.count("train") for found in splits.values()):
             yield f"No training scan is in a group of column {column}: nothing can be learned from it."
         elif all(found.count("train") < 2 for found in splits.values()):
@@ -240,7 +242,7 @@ def _samples(
             yield scan, found["coverage"], masks, found["log_scale"]
         tell(index + 1, len(cohort))
     if faults:
-        raise CohortError(f"{len(faults)} of {len(cohort)} scans cannot be used: " + _listed(faults))
+        raise CohortError(f"{len(faults)} of {several(len(cohort), 'scan')} cannot be used: " + _listed(faults))
 
 
 def _kept(
@@ -301,7 +303,7 @@ def factor_values(table: pd.DataFrame, factors: Sequence[Factor]) -> Float[np.nd
                 "Fill some in, or leave the factor out."
             )
     if faults:
-        raise CohortError(f"{len(faults)} values cannot be used: " + _listed(faults))
+        raise CohortError(f"{several(len(faults), 'value')} cannot be used: " + _listed(faults))
     return values
 
 
@@ -320,7 +322,8 @@ def _orders(table: pd.DataFrame, orders: Sequence[str | None]) -> np.ndarray:
     if faults:
         named = ", ".join(sorted({name for name in orders if name}))
         raise CohortError(
-            f"What orders rows ({named}) are numbers, but {len(faults)} cells are not: " + _listed(faults)
+            f"What orders rows ({named}) are numbers, but {several(len(faults), 'cell is', 'cells are')} not: "
+            + _listed(faults)
         )
     return found
 
@@ -329,14 +332,15 @@ def _checked_splits(splits: pd.Series[str], subjects: pd.Series[str]) -> pd.Seri
     wrong = [f"row {i + 2}: {s!r}" for i, s in enumerate(splits) if s not in SPLITS]
     if wrong:
         raise CohortError(
-            f"A split is one of {', '.join(SPLITS)}, but {len(wrong)} rows have another: " + _listed(wrong)
+            f"A split is one of {', '.join(SPLITS)}, but {several(len(wrong), 'row has', 'rows have')} another: "
+            + _listed(wrong)
         )
     spread = splits.groupby(subjects).nunique()
     leaking = [f"row {i + 2}" for i, s in enumerate(subjects) if spread[s] > 1]
     if leaking:
         raise CohortError(
             "Scans of one subject fall into different splits, which would flatter every figure "
-            f"({int((spread > 1).sum())} subjects): " + _listed(leaking)
+            f"({several(int((spread > 1).sum()), 'subject')}): " + _listed(leaking)
         )
     return splits
 
@@ -356,7 +360,10 @@ def dealt(subject: str, seed: int) -> str:
 def _check_scans(scans: pd.Series[str]) -> None:
     absent = [f"row {i + 2}" for i, name in enumerate(scans) if not name.strip()]
     if absent:
-        raise CohortError(f"{len(absent)} rows name no scan. Name one, or leave the row out: " + _listed(absent))
+        raise CohortError(
+            f"{several(len(absent), 'row names', 'rows name')} no scan. Name one, or leave the row out: "
+            + _listed(absent)
+        )
 
 
 def _check_files(rows: Sequence[Row], path: Path) -> None:
@@ -367,7 +374,9 @@ def _check_files(rows: Sequence[Row], path: Path) -> None:
         if p is not None and not p.exists()
     ]
     if absent:
-        raise CohortError(f"{path.name} names {len(absent)} files that are not there: " + _listed(absent))
+        raise CohortError(
+            f"{path.name} names {several(len(absent), 'file that is', 'files that are')} not there: " + _listed(absent)
+        )
 
 
 def _listed(faults: Sequence[str]) -> str:

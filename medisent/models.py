@@ -20,6 +20,7 @@ from medisent.exports import Making
 from medisent.factors import Factor
 from medisent.files import file_digest
 from medisent.images import Image, Scan, image_like, scans_of, volume_of
+from medisent.plurals import several
 from medisent.readings import read_factors
 from medisent.reports.cards import card as model_card
 from medisent.volumes import Volume
@@ -154,14 +155,14 @@ class Model:
         return pd.DataFrame(rows, columns=["name", "role", "kind", "unit", "low", "high", "calibrated"])
 
     def __repr__(self) -> str:
-        return f"Model({', '.join(self.factors)}; trained on {self.card.scans} scans of {self.card.subjects} subjects)"
+        return f"Model({', '.join(self.factors)}; trained on {self.card.learned_from})"
 
     def _repr_html_(self) -> str:
         card, grid = self.card, self.study.grid
         rendered = self.trained.digest == file_digest(PACKAGED_MODEL)
         figures = "".join(f"<li>{escape(n.replace('_', ' '))}: {v:.3g}</li>" for n, v in card.figures.items())
         return model_card(
-            f"medisent model, trained on {card.scans} scans of {card.subjects} subjects ({card.steps} steps)",
+            f"medisent model, trained on {card.learned_from} ({several(card.steps, 'step')})",
             ["It learned from rendered heads: it shows what medisent does, but knows no real scan."] * rendered,
             self.to_dataframe().rename(columns=_HEADINGS),
             f"<p>Its grid: {' × '.join(map(str, grid.shape))} cells of {grid.spacing_mm:g} mm. Its intervals are meant "

@@ -99,14 +99,14 @@ def test_a_row_without_a_scan_is_refused(tmp_path):
 
 def test_a_subject_in_two_splits_is_refused_with_its_rows(tmp_path):
     path = table(tmp_path, GOOD.replace("b.nii A train", "b.nii A test"))
-    with pytest.raises(CohortError, match=r"1 subjects.*row 2; row 3\.") as refusal:
+    with pytest.raises(CohortError, match=r"1 subject\).*row 2; row 3\.") as refusal:
         read_cohort(path, (AGE,), split="split")
     assert "C" not in str(refusal.value).split("): ")[1]
 
 
 def test_a_word_that_is_no_split_is_refused_with_its_row(tmp_path):
     path = table(tmp_path, GOOD.replace("validation", "val"))
-    with pytest.raises(CohortError, match=r"train, validation, test.*1 rows.*row 4: 'val'"):
+    with pytest.raises(CohortError, match=r"train, validation, test, but 1 row has another.*row 4: 'val'"):
         read_cohort(path, (AGE,), split="split")
 
 

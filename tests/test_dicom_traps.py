@@ -489,7 +489,7 @@ def test_a_damaged_file_beside_the_scan_is_refused_and_elsewhere_remarked(tmp_pa
     (tmp_path / "study" / "other").mkdir()
     whole = next(folder.iterdir()).read_bytes()
     (tmp_path / "study" / "other" / "cut").write_bytes(whole[:300])
-    assert formats.read(tmp_path / "study").remarks == ("1 damaged DICOM files in other folders are passed over.",)
+    assert formats.read(tmp_path / "study").remarks == ("1 damaged DICOM file in another folder is passed over.",)
     (folder / "cut").write_bytes(whole[:300])
     with pytest.raises(FormatError, match="damaged or cut short") as caught:
         formats.read(tmp_path / "study")

@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_verdict():
     [
         ("aaaaaa", "123456", "one site"),
         ("aaaaabbbb", "123456789", "4 subjects only"),
-        ("aaaaabbbbb", "1234511111", "1 subjects only"),
+        ("aaaaabbbbb", "1234511111", "1 subject only"),
         ("aaaaabbbbb", "1234567890", ""),
         ("aaaaabbbbb", "1234512345", ""),
     ],

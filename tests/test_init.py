@@ -151,7 +151,7 @@ def test_a_cohort_without_a_readable_scan_is_refused(table, init, tmp_path):
         path.unlink()
     said, err, _ = init(table, code=3)
     assert said["error"]["code"] == "cohort"
-    assert "None of the 20 scans can be read. The first: " in err
+    assert "Not one of 20 scans can be read. The first: " in err
     assert not (tmp_path / "written").exists()
 
 
@@ -180,8 +180,8 @@ def test_a_copy_under_another_name_in_another_split_is_found(table, init, tmp_pa
     nibabel.save(header, tmp_path / "scan17.nii.gz")  # the same voxels under another header
     splits = ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
     said, err, _ = init(changed(table, split=splits))
-    assert "1 scans are copies of others, voxel for voxel; the first are those of rows 4, 19." in err
-    assert "1 scans are in two splits under two subjects' names (rows 4, 19)" in err
+    assert "1 scan is a copy of another, voxel for voxel; the first are those of rows 4, 19." in err
+    assert "1 scan is in two splits under two subjects' names (rows 4, 19)" in err
     assert not any("name a scan that an earlier row names" in warning for warning in said["warnings"])
 
 
@@ -326,7 +326,7 @@ def test_a_folder_of_files_becomes_a_table_with_masks(tmp_path, init):
     assert [Path(scan).name for scan in rows["scan"]] == [Path(mask).name for mask in rows["mask"]]
     assert rows["subject"].nunique() == len(rows) == 6
     assert [f.name for f in study.factors] == ["masked_volume"]
-    assert "1 scans or masks cannot be read and are left out of the table." in err
+    assert "1 scan or mask cannot be read and is left out of the table." in err
     assert [Path(f["scan"]).name for f in said["unreadable"]] == ["liver_9.nii.gz"]
 
 

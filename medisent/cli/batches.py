@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from medisent.cli.options import chosen_device
 from medisent.cli.output import Output, end_after_result
 from medisent.errors import MedisentError, UsageError
+from medisent.plurals import several
 
 if TYPE_CHECKING:
     from medisent.many import Engine, ModelFile, Source, Work
@@ -200,7 +201,10 @@ def failure_of(failed: Sequence[Failure], count: int) -> MedisentError:
     """The one refusal that several amount to: that of the input, if there is one, goes before the machine's."""
     if len(failed) == count == 1:
         return failed[0].error
-    lines = [f"{len(failed)} of {count} scans failed" + (":" if len(failed) == count else "; the others are done:")]
+    lines = [
+        f"{len(failed)} of {several(count, 'scan')} failed"
+        + (":" if len(failed) == count else "; the others are done:")
+    ]
     lines += [str(failure.error).splitlines()[0] for failure in failed[:_TOLD]]
     if len(failed) > _TOLD:
         lines.append(f"... and {len(failed) - _TOLD} more.")

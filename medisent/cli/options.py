@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medisent.errors import MachineError, UsageError
+from medisent.plurals import several
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print neither progress nor messages.")]
@@ -79,6 +80,6 @@ def chosen_device(name: str) -> str:
         return "cuda" if count else "cpu"
     wanted = int(name.partition(":")[2] or 0)
     if wanted >= count:
-        found = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
+        found = f"{several(count, 'CUDA device')}" if count else "no CUDA device"
         raise MachineError(f"--device is {name}, but this machine has {found}. Use --device auto or cpu.")
     return name

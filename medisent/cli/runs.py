@@ -15,6 +15,7 @@ import typer
 from medisent.cli.options import Debug, Device, Json, MaxVoxels, Quiet, Seed, chosen_device
 from medisent.cli.output import Output, end_after_result, table
 from medisent.errors import GateError
+from medisent.plurals import several
 
 if TYPE_CHECKING:
     from medisent.config import Gate, Study
@@ -226,7 +227,7 @@ def summary(evaluation: Mapping[str, Any], gate: Gate | None = None) -> list[str
         table([("separation", "score", "95 % interval", "by chance"), *scores]) if scores else [],
     ]
     lines = [line for part in tables if part for line in [*part, ""]]
-    return [f"{evaluation['n']} scans", "", *lines]
+    return [several(evaluation["n"], "scan"), "", *lines]
 
 
 def leakage_lines(leakage: Leakage, floor: Leakage, gate: Gate | None = None) -> list[str]:

@@ -22,6 +22,7 @@ from medisent.evaluation.material import Material, Truth, evenly
 from medisent.evaluation.rulers import Structure, Trio, effect
 from medisent.formats import read
 from medisent.metrics import counterfactual_latent_divergence, normal_divergence
+from medisent.plurals import several
 from medisent.posterior import PartitionedNormal
 from medisent.readings import Reading, read_batch
 
@@ -271,9 +272,13 @@ def _remarks(edit: str, found: Sequence[Figures]) -> list[str]:
     failed, beyond = sum(not f.possible for f in found), sum(f.beyond for f in found)
     remarks = []
     if failed:
-        remarks.append(f"{edit} could not be made in {failed} of {len(found)} scans; these count as left as they were.")
+        remarks.append(
+            f"{edit} could not be made in {failed} of {several(len(found), 'scan')}; these count as left as they were."
+        )
     if beyond:
-        remarks.append(f"{edit} went beyond what training saw in {beyond} of {len(found)} scans; these count too.")
+        remarks.append(
+            f"{edit} went beyond what training saw in {beyond} of {several(len(found), 'scan')}; these count too."
+        )
     return remarks
 
 

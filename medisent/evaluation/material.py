@@ -19,6 +19,7 @@ from medisent.counterfactuals import Wish, parse_wish
 from medisent.errors import CohortError, UsageError
 from medisent.factors import Factor
 from medisent.loading import loading
+from medisent.plurals import several
 from medisent.progress import Progress
 from medisent.stores import usual_store
 
@@ -173,5 +174,5 @@ def _truths(path: Path, cohort: Cohort) -> tuple[Truth, ...]:
         if not name or not truths[-1].path.is_file():
             faults.append(f"row {number}: {Path(name).name or 'an empty cell'} is not there")
     if faults:
-        raise CohortError(f"{len(faults)} rows of {TRUTHS} cannot be used: {'; '.join(faults)}.")
+        raise CohortError(f"{several(len(faults), 'row')} of {TRUTHS} cannot be used: {'; '.join(faults)}.")
     return tuple(truths)

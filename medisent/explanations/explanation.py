@@ -25,6 +25,7 @@ from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.grids import restore
+from medisent.plurals import several
 from medisent.precision import brief_edit, brief_map
 from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Answer, Comparison, EditCheck, FactorMap, explanation_page
@@ -336,7 +337,7 @@ class Explanation:
                 "medisent": __version__,
                 "model (SHA-256)": self.trained.digest,
                 "scan's voxels (SHA-256)": voxels_digest(self.scan),
-                "trained on": f"{card.scans} scans of {card.subjects} subjects",
+                "trained on": card.learned_from,
             },
         )
 
@@ -344,7 +345,7 @@ class Explanation:
         study, card = self.trained.study, self.trained.card
         counts = {name: entry.calibrated for name, entry in card.factors.items() if entry.calibrated}
         calibrated = (
-            f"Intervals were calibrated by split conformal prediction on {max(counts.values())} subjects "
+            f"Intervals were calibrated by split conformal prediction on {several(max(counts.values()), 'subject')} "
             f"({', '.join(_words(n) for n in counts)}). "
             if counts
             else "Intervals were not calibrated, for want of labels. "
@@ -354,7 +355,7 @@ class Explanation:
             f"{study.grid.spacing_mm:g} mm. The settings of the scanner (gain, contrast exponent, bias field of second "
             "order) were estimated and removed, and the factors of the anatomy read from the resulting canonical scan "
             "by a partitioned variational autoencoder "
-            f"(medisent {__version__}, trained on {card.scans} scans of {card.subjects} subjects). {calibrated}"
+            f"(medisent {__version__}, trained on {card.learned_from}). {calibrated}"
             "Counterfactual scans add to the scan what the model says would change, and nothing else: volumes by "
             "moving the surface of a predicted mask, the scanner's factors through the scanner's equation at full "
             "resolution, other factors by the difference of two decodings."

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from medisent.harmonisation.findings import Findings
 from medisent.harmonisation.sites import VIEWS, SiteTest
+from medisent.plurals import several
 from medisent.reports import Answer, Columns, Pair, Window, harmonisation_page, planes
 from medisent.reports.words import fixed, number, percent, words
 from medisent.volumes import Volume
@@ -54,11 +55,11 @@ def page(
 def _headline(findings: Findings, goal: str) -> str:
     n = len(findings.visits)
     if not findings.after:
-        return f"No scanner effect was found in {n} scans, and they were left as they are."
+        return f"No scanner effect was found in {several(n, 'scan')}: left as {'it is' if n == 1 else 'they are'}."
     if findings.unknown == n:
-        return f"{n} scan{'s' if n > 1 else ''} given the brightness of {goal}; nothing else was moved."
+        return f"{several(n, 'scan')} given the brightness of {goal}; nothing else was moved."
     found, now = findings.sites_before, findings.sites_after
-    text = f"{n} scan{'s' if n > 1 else ''} brought to {goal}"
+    text = f"{several(n, 'scan')} brought to {goal}"
     if isinstance(found, SiteTest) and isinstance(now, SiteTest):
         text += f": the site is told for {percent(found.best.accuracy)} before, {percent(now.best.accuracy)} after"
         text += f", where guessing gives {percent(1 / found.sites)}"

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy.ndimage import laplace
 
+from medisent.plurals import several
+
 LEAST_SUBJECTS = 5
 """Subjects of each site without whom nothing can be told."""
 
@@ -114,8 +116,8 @@ def why_not(sites: Sequence[str], subjects: Sequence[str]) -> str:
     least = min(sorted(of_site), key=lambda site: len(of_site[site]))
     if len(of_site[least]) < LEAST_SUBJECTS:
         return (
-            f"A site has scans of {len(of_site[least])} subjects only. With fewer than {LEAST_SUBJECTS} subjects "
-            "a site, a difference between scanners cannot be told from one between people."
+            f"A site has scans of {several(len(of_site[least]), 'subject')} only. With fewer than {LEAST_SUBJECTS} "
+            "subjects a site, a difference between scanners cannot be told from one between people."
         )
     return ""
 

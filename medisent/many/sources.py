@@ -11,6 +11,7 @@ from medisent.cohorts import read_table
 from medisent.errors import CohortError
 from medisent.formats import read
 from medisent.formats.folder import holds_dicom, scans_in
+from medisent.plurals import several
 from medisent.stores import content_digest
 from medisent.volumes import Volume
 
@@ -100,7 +101,9 @@ def _cells(table: Path) -> list[str]:
     cells = [str(cell).strip() for cell in rows["scan"]]
     empty = [number for number, cell in enumerate(cells, 2) if not cell]
     if empty:
-        raise CohortError(f"{len(empty)} rows of {table.name} name no scan, the first of them row {empty[0]}.")
+        raise CohortError(
+            f"{several(len(empty), 'row')} of {table.name} without a scan, the first of them row {empty[0]}."
+        )
     return cells
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from medisent.plurals import several
 from medisent.reports.curves import Chart, chart
 from medisent.reports.evaluated import Headline, Heat
 from medisent.reports.pages import data_uri, rendered
@@ -168,7 +169,7 @@ def _headline(found: Mapping[str, Any], step: int, seconds: float, share: float,
     if not told:
         return begun
     listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
-    return f"{begun} R² of readouts on {found['scans']} held-out scans: {listed}."
+    return f"{begun} R² of readouts on {several(found['scans'], 'held-out scan')}: {listed}."
 
 
 def _begun(step: int, seconds: float, share: float, ending: Ending | None) -> str:
@@ -235,7 +236,7 @@ def _warnings(
         told = ", ".join(f"{words(name)} from {words(block)} ({fixed(r2, 2)})" for r2, block, name in over[:3])
         yield f"The study allows leakage up to R² {number(gate)}, but a linear probe reads {told}."
     if int(found.get("scans", 0)) < 10:
-        yield f"Only {found.get('scans', 0)} held-out scans: their figures are rough."
+        yield f"Only {several(int(found.get('scans', 0)), 'held-out scan')}: the figures are rough."
 
 
 def _foreign(leakage: Mapping[str, Mapping[str, float]]) -> list[tuple[float, str, str]]:

@@ -13,6 +13,7 @@ from medisent.config import Study
 from medisent.errors import CohortError
 from medisent.factors import SCANNER_FACTORS, Factor
 from medisent.loading import loading
+from medisent.plurals import several
 from medisent.progress import Progress
 from medisent.stores import usual_store
 
@@ -110,7 +111,7 @@ def refuse_constant(factors: Sequence[Factor], shown: Batch) -> None:
         values = shown.values[:, column]
         known = values[values.isfinite()]
         if factor.name not in SCANNER_FACTORS and len(known) > 1 and bool((known == known[0]).all()):
-            same.append(f"{factor.name} (one value in all {len(known)} scans)")
+            same.append(f"{factor.name} (one value in all {several(len(known), 'scan')})")
     if same:
         raise CohortError(
             f"Nothing can be learned of {', '.join(same)}: a factor has to differ within the training split. "

@@ -13,6 +13,7 @@ from medisent.config.proposing.listing import Listing, known, words
 from medisent.config.reading import RESERVED_NAMES
 from medisent.factors import SCANNER_FACTORS
 from medisent.formats.folder import MASK_WORDS
+from medisent.plurals import several
 
 # By how a name ends: the unit as it is printed, and what the rest of the name is then called.
 _UNITS: Mapping[str, tuple[str, str]] = {
@@ -149,7 +150,9 @@ def _of_words(column: Column, cells: Sequence[str]) -> Column | str | None:
     levels = sorted(set(cells))
     odd = sorted({cell for cell in cells if numbers_in([cell]) is None})
     if len(cells) - sum(cell in odd for cell in cells) > 0.5 * len(cells):
-        return f"has numbers and {sum(cell in odd for cell in cells)} cells that are none; empty these cells"
+        count = sum(cell in odd for cell in cells)
+        said = several(count, "cell that is none; empty this cell", "cells that are none; empty these cells")
+        return f"has numbers and {said}"
     if all(numbers_in([cell.replace(",", ".", 1)]) is not None for cell in cells):
         return "has decimal commas; write points"
     if len(levels) > _MOST_LEVELS or len(levels) > len(cells) / 2:

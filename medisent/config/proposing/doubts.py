@@ -15,6 +15,7 @@ from medisent.config.proposing.dependence import Dependence, Variable, dependent
 from medisent.config.proposing.listing import Listing, known
 from medisent.config.proposing.sizes import Sizes, extent_mm
 from medisent.config.proposing.survey import HOUNSFIELD_AIR, Survey
+from medisent.plurals import several
 
 SITE, BRIGHTNESS = "site", "measured brightness"
 _FEW_SUBJECTS, _FEW_HELD, _FEW_OF_LEVEL = 50, 5, 5
@@ -41,11 +42,11 @@ def of_table(listing: Listing, splits: Sequence[str]) -> Iterator[str]:
         )
     elif listing.split is not None and (wrong := odd_splits(listing)):
         yield (
-            f"{wrong} cells of column {listing.split} are none of train, validation, test. Until that is mended, "
-            "subjects are dealt out anew."
+            f"{several(wrong, f'cell of column {listing.split} is', f'cells of column {listing.split} are')} none of "
+            "train, validation, test. Until that is mended, subjects are dealt out anew."
         )
     if (count := len(set(subjects))) < _FEW_SUBJECTS:
-        yield f"{count} subjects are few: expect wide intervals."
+        yield f"{several(count, 'subject is', 'subjects are')} few: expect wide intervals."
     for split in ("validation", "test"):
         held = len({s for s, dealt in zip(subjects, splits, strict=True) if dealt == split})
         if held < _FEW_HELD and count >= _FEW_HELD:
@@ -72,7 +73,9 @@ def of_scans(listing: Listing, survey: Survey, splits: Sequence[str], sizes: Siz
     """What is odd about the scans."""
     if survey.unreadable:
         rows = len({fault.row for fault in survey.unreadable})
-        yield f"{rows} of {len(listing.rows)} rows name a scan or mask that cannot be read. Training refuses such rows."
+        name = "names" if rows == 1 else "name"
+        of_all = f"{rows} of {several(len(listing.rows), 'row')}"
+        yield f"{of_all} {name} a scan or mask that cannot be read. Training refuses such rows."
     yield from _of_copies(listing, survey, splits)
     kinds = Counter(filter(None, survey.modalities))
     like_ct, looks = sum(look.hounsfield for look in survey.looks.values()), len(survey.looks)
@@ -89,20 +92,21 @@ def _of_copies(listing: Listing, survey: Survey, splits: Sequence[str]) -> Itera
     paths = [listing.path(row) for row in range(len(listing.rows))]
     repeated = len(paths) - len(set(paths))
     if repeated:
-        yield f"{repeated} rows name a scan that an earlier row names."
+        yield f"{several(repeated, 'row names', 'rows name')} a scan that an earlier row names."
     groups = [group for group in survey.copies if len({paths[row] for row in group}) > 1]
     if not groups:
         return
     extra = sum(len({paths[row] for row in group}) - 1 for group in groups)
     first = ", ".join(str(row + 2) for row in groups[0])
-    yield f"{extra} scans are copies of others, voxel for voxel; the first are those of rows {first}."
+    copies = several(extra, "scan is a copy of another", "scans are copies of others")
+    yield f"{copies}, voxel for voxel; the first are those of rows {first}."
     subjects = listing.subjects
     apart = [g for g in groups if len({splits[row] for row in g}) > 1 and len({subjects[row] for row in g}) > 1]
     if apart:
         rows = ", ".join(str(row + 2) for row in apart[0])
         yield (
-            f"{len(apart)} scans are in two splits under two subjects' names (rows {rows}), which flatters figures. "
-            "Give copies one subject, or leave them out."
+            f"{several(len(apart), 'scan is', 'scans are')} in two splits under two subjects' names (rows {rows}), "
+            "which flatters figures. Give copies one subject, or leave them out."
         )
 
 

@@ -18,6 +18,7 @@ from medisent.formats import outline
 from medisent.formats.dicom import is_dicom
 from medisent.formats.dicom.elements import UnreadableError, read_elements, tags
 from medisent.formats.folder import LEFT_OUT, MASK_WORDS, SUFFIXES
+from medisent.plurals import several
 
 _MOST_FILES = 200_000
 _KINDS = {
@@ -63,7 +64,8 @@ def table_of(folder: Path) -> Found:
     rows = _with_participants(rows, folder, keys)
     used = sum(mask is not None for column in paired.values() for mask in column)
     if used < len(masks):
-        notes.append(f"{len(masks) - used} masks belong to no scan by their names and are left out.")
+        left = several(len(masks) - used, "mask belongs", "masks belong")
+        notes.append(f"{left} to no scan by name, left out.")
     if loose:
         notes.append(f"{loose} DICOM files lie beside folders with DICOM series and are left out.")
     return Found(rows, (*notes, *said))

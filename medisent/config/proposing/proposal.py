@@ -26,6 +26,7 @@ from medisent.config.proposing.survey import Survey, Unreadable, look_over
 from medisent.config.proposing.writing import Written, study_lines
 from medisent.config.reading import parse_study
 from medisent.errors import CohortError, UsageError
+from medisent.plurals import several
 from medisent.progress import Progress
 
 _TABLES = ("cohort.tsv", "cohort.csv")
@@ -163,14 +164,17 @@ def _readable(listing: Listing, survey: Survey) -> tuple[Listing, Survey, tuple[
             rows.loc[fault.row, fault.column] = ""
     kept = [row for row, found in enumerate(survey.outlines) if found is not None]
     rows = rows.iloc[kept].reset_index(drop=True)
-    said = f"{len(survey.unreadable)} scans or masks cannot be read and are left out of the table."
+    what = several(
+        len(survey.unreadable), "scan or mask cannot be read and is", "scans or masks cannot be read and are"
+    )
+    said = f"{what} left out of the table."
     return replace(listing, rows=rows), survey.of_rows(kept), (said,)
 
 
 def _refuse_unreadable(listing: Listing, survey: Survey) -> None:
     if not survey.geometries:
         first = survey.unreadable[0].message if survey.unreadable else ""
-        raise CohortError(f"None of the {len(listing.rows)} scans can be read. The first: {first}")
+        raise CohortError(f"Not one of {several(len(listing.rows), 'scan')} can be read. The first: {first}")
 
 
 def _text_of(listing: Listing, home: Path) -> str:

@@ -11,6 +11,7 @@ from medisent.config.proposing.listing import Listing
 from medisent.config.proposing.sizes import Sizes
 from medisent.config.proposing.survey import HOUNSFIELD_AIR, Survey
 from medisent.factors import SCANNER_FACTORS
+from medisent.plurals import several
 
 _COMMENT_AT = 29
 _ROLES = "anatomy: to be explained; nuisance: to be told apart"
@@ -76,7 +77,8 @@ def _cohort_lines(written: Written) -> Iterator[str]:
 
 def _grid_lines(sizes: Sizes, survey: Survey) -> Iterator[str]:
     yield from ("", "[grid]")
-    yield f"# Holds the anatomy of the {len(survey.looks)} scans whose voxels were read, centred on each field of view."
+    looked = several(len(survey.looks), "scan")
+    yield f"# Holds the anatomy of {looked} whose voxels were read, centred on each field of view."
     if sizes.outside >= 0.005:
         yield f"# It leaves out {sizes.outside:.0%} of the median scan's field, {_cut(sizes)}; edits reach no further."
     yield _commented(f"spacing_mm = {sizes.grid.spacing_mm}", "of a cell; smaller structures are not seen")
@@ -124,7 +126,7 @@ def _training_lines(written: Written) -> Iterator[str]:
     yield _commented(f"rest = {sizes.rest}", "anatomy latents without a name")
     yield from ("", "[training]")
     yield _commented(f"minutes = {sizes.minutes}", "or epochs, or steps; --dry-run measures how far that goes")
-    yield _commented(f"batch = {sizes.batch}", f"of {written.training} training scans")
+    yield _commented(f"batch = {sizes.batch}", f"of {several(written.training, 'training scan')}")
     why = "the first that gives every split a subject" if written.seed else ""
     yield from (_commented(f"seed = {written.seed}", why), "")
 

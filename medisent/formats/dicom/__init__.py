@@ -14,6 +14,7 @@ from medisent.formats.dicom.faults import Fault, Verdict
 from medisent.formats.dicom.frames import Frame
 from medisent.formats.dicom.inventory import Candidate, Inventory, take_stock
 from medisent.formats.dicom.pixels import assembled
+from medisent.plurals import several
 from medisent.volumes import Geometry, Instance, Source, Volume
 
 __all__ = ["Candidate", "Fault", "Inventory", "Verdict", "is_dicom", "outline_dicom", "read_dicom", "take_stock"]
@@ -43,9 +44,10 @@ def read_dicom(path: Path, *, series: int | None, volume: int | None, max_voxels
     stock = take_stock(path)
     frames, candidate, geometry, remarks = _meant(stock, path, series, volume)
     refuse_size(path, geometry.shape, max_voxels)
-    elsewhere = (
-        (f"{len(stock.damaged)} damaged DICOM files in other folders are passed over.",) if stock.damaged else ()
+    damaged = several(
+        len(stock.damaged), "damaged DICOM file in another folder is", "damaged DICOM files elsewhere are"
     )
+    elsewhere = (f"{damaged} passed over.",) if stock.damaged else ()
     remarks = (*remarks, *_about_values(candidate), *elsewhere)
     try:
         voxels = assembled(frames, path, max_voxels)
@@ -142,7 +144,9 @@ def _about_count(stock: Inventory, candidate: Candidate) -> tuple[str, ...]:
     found = sum(len(other.frames) for other in stock.candidates if other.image.alike == series)
     if told <= found:
         return ()
-    return (f"The header counts {told} images, of which {found} are here: slices may be missing at the ends.",)
+    return (
+        f"The header counts {several(told, 'image')}, of which {found} are here: slices may be missing at the ends.",
+    )
 
 
 def _about_values(candidate: Candidate) -> tuple[str, ...]:

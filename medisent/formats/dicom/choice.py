@@ -10,6 +10,7 @@ from pathlib import Path
 from medisent.errors import MedisentError
 from medisent.formats.dicom.faults import Fault
 from medisent.formats.dicom.inventory import Candidate, Inventory
+from medisent.plurals import several
 
 _LINES = 4  # of a refusal, for the list of candidates
 _MORE = 2  # times the slices of every other: clearly best
@@ -169,4 +170,4 @@ def described(candidate: Candidate) -> str:
 
 
 def _images(candidate: Candidate) -> str:
-    return f"{candidate.slices} image{'s' if candidate.slices != 1 else ''}"
+    return several(candidate.slices, "image")

@@ -19,6 +19,7 @@ from medisent.formats.dicom.frames import Frame, Image, read_frames
 from medisent.formats.dicom.geometry import judge
 from medisent.formats.dicom.mixtures import doubt, people, woven
 from medisent.formats.dicom.pixels import equal_pixels
+from medisent.plurals import several
 
 _MAX_FILES = 100_000
 _PARALLEL = 1e-3  # as in geometry: directions that count as one
@@ -160,7 +161,10 @@ def _settled(frames: Sequence[Frame]) -> list[Candidate]:
     if verdict.fault in (Fault.DUPLICATE, Fault.SINGLE_SLICE) or (verdict.order is not None and len(verdict.order) > 1):
         once, copies = _without_copies(frames, verdict)
         if copies:
-            said = f"{copies} images are exact copies of others and are passed over."
+            passed = several(
+                copies, "image is an exact copy of another and is", "images are exact copies of others and are"
+            )
+            said = f"{passed} passed over."
             return [_with_remark(candidate, said) for candidate in _settled(once)]
     if verdict.fault is Fault.DUPLICATE:
         return _split(frames, verdict, _grouped(frames, lambda f: f.moments[1]))
