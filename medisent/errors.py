@@ -94,6 +94,7 @@ class Interrupted(BaseException):
 _MEMORY_WORDS = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
     *("failed to map segment", "can't start new thread"),
+    *("could not create a primitive", "could not create a memory", "could not execute a primitive"),  # oneDNN
 )
 
 
