@@ -122,6 +122,7 @@ def test_one_of_several_volumes_is_encoded_and_harmonized_but_a_series_of_one_fo
 
 def test_a_result_whose_name_no_disk_takes_is_refused_before_anything_is_computed(batch, capsys):
     scan = "x" * 247 + ".nii.gz"
+    shutil.copy(batch[0], scan)
     for command in ("explain", "counterfactual"):
         said = ended(capsys, command, scan, "--model", "gone", code=4).err
         assert "a name has 255 at most" in said

@@ -213,7 +213,8 @@ def harmonize(
     """
     named = bool(scans) or folder is not None
     asked = Asked(scans or [], None if named else cohort, folder, volume, series, max_voxels, names)
-    asked.refuse_unclear()
+    if dask is None:  # else the model is loaded elsewhere
+        asked.refuse_unclear()
     for path in to or []:
         Asked([path], None, None, None, None, max_voxels, names=False).refuse_unclear()
     from medisent.cli.harmonizing import Harmonizing
@@ -272,7 +273,8 @@ def encode(
     not stop the others; the command then ends with 3.
     """
     asked = Asked(scans or [], cohort, folder, volume, series, max_voxels, names)
-    asked.refuse_unclear()
+    if dask is None:  # else the model is loaded elsewhere
+        asked.refuse_unclear()
     import pandas as pd
 
     from medisent.files import write_text
