@@ -10,6 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
     check_estimator_cloneable,
     check_estimator_repr,
@@ -128,7 +129,7 @@ def test_roles_divide_factors_and_latents(encoder, paths):
 def test_it_stands_in_a_pipeline_and_in_cross_validation_with_a_path_and_with_a_model(model_file, paths):
     labels = [0, 1, 0, 1]
     for model in (model_file, str(model_file), load(model_file)):
-        pipeline = make_pipeline(FactorEncoder(model), LogisticRegression())
+        pipeline = make_pipeline(FactorEncoder(model), StandardScaler(), LogisticRegression())
         scores = cross_val_score(pipeline, np.array(paths, dtype=object), labels, cv=2, error_score="raise")
         assert np.isfinite(scores).all()
     names = pipeline.fit(paths, labels)[:-1].get_feature_names_out()

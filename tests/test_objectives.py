@@ -366,7 +366,7 @@ def test_an_adversary_finds_a_leak_and_pushes_the_model_away_from_it(network, dr
         return replace(draw, change=change, q=replace(draw.q, loc=loc.requires_grad_()))
 
     early = float(term(leaking()).mean().detach())
-    for _ in range(80):
+    for _ in range(160):
         optimiser.zero_grad()
         cost = term(leaking()).mean()
         cost.backward()
