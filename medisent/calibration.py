@@ -43,7 +43,7 @@ def calibrate(
         Distribution-Free Predictive Inference for Regression (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, 2018)
     """
     device = network.eval().pivot.device
-    found = _inferred(network, training)
+    found = _inferred(network, training, answering=network.separating and not entries)
     network.cpu()
     inferred = _counted(network, found.q, found.images, training)
     _turn(network, found, training, entries)
@@ -84,15 +84,15 @@ class _Inferred:
     Attributes:
         q: The posterior.
         images: The canonical scans as coarse as they are counted in, where volumes are counted.
-        answers: How the rest answers to errors of the scanner's estimate.
+        answers: How the rest answers to errors of the scanner's estimate; None where that was not asked.
     """
 
     q: PartitionedNormal
     images: Float[Tensor, "scans 1 _ _ _"] | None
-    answers: Float[Tensor, "scans resting"]
+    answers: Float[Tensor, "scans resting"] | None
 
 
-def _inferred(network: PartitionedVAE, batch: Batch) -> _Inferred:
+def _inferred(network: PartitionedVAE, batch: Batch, *, answering: bool) -> _Inferred:
     """What the network infers from scans, a few at a time."""
     parts, images, answers = [], [], []
     chance = torch.Generator().manual_seed(0)
@@ -100,8 +100,9 @@ def _inferred(network: PartitionedVAE, batch: Batch) -> _Inferred:
         parts.append(found.q)
         if network.counter is not None:
             images += [coarse(image[0].cpu())[None] for image in found.canonical]
-        answers.append(network.answers(found, chance).cpu())
-    return _Inferred(_together(parts), torch.stack(images) if images else None, torch.cat(answers))
+        if answering:
+            answers.append(network.answers(found, chance).cpu())
+    return _Inferred(_together(parts), torch.stack(images) if images else None, torch.cat(answers) if answers else None)
 
 
 def _turn(network: PartitionedVAE, found: _Inferred, batch: Batch, entries: Sequence[Entry]) -> None:
@@ -114,13 +115,11 @@ def _turn(network: PartitionedVAE, found: _Inferred, batch: Batch, entries: Sequ
     persons = [
         e for e in entries if e.kind == "groups" and "anatomy_rest" in e.blocks and "nuisance_rest" not in e.blocks
     ]
-    if not network.separating:
-        return
-    if persons:
+    if network.separating and persons:
         rest = found.q.loc[:, network.resting]
         answers = _deviations(rest, batch.group[:, persons[0].column].cpu())
         network.turn.fit(answers, last, spread=torch.cov(rest.T))
-    elif not entries:
+    elif found.answers is not None:
         network.turn.fit(found.answers, last)
 
 

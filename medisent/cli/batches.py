@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,7 +61,7 @@ class Asked:
     max_voxels: int | None
     names: bool
 
-    @property
+    @cached_property
     def alone(self) -> bool:
         """Whether one scan was typed, and nothing else: a file, or a folder that holds DICOM."""
         if self.cohort is not None or self.folder is not None or len(self.scans) != 1:

@@ -80,6 +80,6 @@ def chosen_device(name: str) -> str:
         return "cuda" if count else "cpu"
     wanted = int(name.partition(":")[2] or 0)
     if wanted >= count:
-        found = f"{several(count, 'CUDA device')}" if count else "no CUDA device"
+        found = several(count, "CUDA device") if count else "no CUDA device"
         raise MachineError(f"--device is {name}, but this machine has {found}. Use --device auto or cpu.")
     return name

@@ -149,8 +149,8 @@ def _factor(name: str, cells: Sequence[str]) -> Column | str | None:
 def _of_words(column: Column, cells: Sequence[str]) -> Column | str | None:
     levels = sorted(set(cells))
     odd = sorted({cell for cell in cells if numbers_in([cell]) is None})
-    if len(cells) - sum(cell in odd for cell in cells) > 0.5 * len(cells):
-        count = sum(cell in odd for cell in cells)
+    count = sum(cell in odd for cell in cells)
+    if len(cells) - count > 0.5 * len(cells):
         said = several(count, "cell that is none; empty this cell", "cells that are none; empty these cells")
         return f"has numbers and {said}"
     if all(numbers_in([cell.replace(",", ".", 1)]) is not None for cell in cells):
