@@ -24,6 +24,7 @@ from medisent.plurals import several
 from medisent.readings import read_factors
 from medisent.reports.cards import card as model_card
 from medisent.volumes import Volume
+from medisent.words import number, percent, words
 
 Kind = TypeVar("Kind", bound=Image)
 
@@ -160,13 +161,13 @@ class Model:
     def _repr_html_(self) -> str:
         card, grid = self.card, self.study.grid
         rendered = self.trained.digest == file_digest(PACKAGED_MODEL)
-        figures = "".join(f"<li>{escape(n.replace('_', ' '))}: {v:.3g}</li>" for n, v in card.figures.items())
+        figures = "".join(f"<li>{escape(words(n))}: {number(v)}</li>" for n, v in card.figures.items())
         return model_card(
             f"medisent model, trained on {card.learned_from} ({several(card.steps, 'step')})",
             ["It learned from rendered heads: it shows what medisent does, but knows no real scan."] * rendered,
             self.to_dataframe().rename(columns=_HEADINGS),
             f"<p>Its grid: {' × '.join(map(str, grid.shape))} cells of {grid.spacing_mm:g} mm. Its intervals are meant "
-            f"to hold the truth in {card.level:.0%} of scans.</p>"
+            f"to hold the truth in {percent(card.level)} of scans.</p>"
             + (f"<p>On the validation split:</p><ul>{figures}</ul>" if figures else "")
             + f"<p>Research use only. SHA-256 {self.trained.digest}</p>",
         )

@@ -25,6 +25,7 @@ from medisent.model import Abduction, PartitionedVAE, Sight
 from medisent.posterior import PartitionedNormal
 from medisent.scanners import Scanner, bias_basis
 from medisent.volumes import Geometry, Volume
+from medisent.words import number, percent, words
 
 _SLAB = 1 << 18  # voxels worked on at once
 _AT_ONCE = 16  # scans in the network at once, of large grids fewer:
@@ -295,7 +296,7 @@ def _checks(trained: Trained, found: Abduction, readouts: Mapping[str, Readout],
             covered,
             0.5,
             1.0,
-            f"The scan covers {covered:.0%} of the model's field of view."
+            f"The scan covers {percent(covered)} of the model's field of view."
             + ("" if covered > 0.5 else " The model was trained on more; do not rely on the readouts."),
         ),
         "geometry": Check(
@@ -307,10 +308,11 @@ def _checks(trained: Trained, found: Abduction, readouts: Mapping[str, Readout],
         value, margin = readouts[name].estimate, 1.1
         inside = entry.low / margin <= value <= entry.high * margin
         unlike = (
-            f"{name} is {value:.3g}, but training saw {entry.low:.3g} to {entry.high:.3g}: the scanner is unlike those."
+            f"{words(name)} is {number(value)}, but training saw {number(entry.low)} to {number(entry.high)}: "
+            "the scanner is unlike those."
         )
         result[f"scanner_{name}"] = Check(
-            inside, value, entry.low, entry.high, f"{name} is within what training saw." if inside else unlike
+            inside, value, entry.low, entry.high, f"{words(name)} is within what training saw." if inside else unlike
         )
     return result
 

@@ -56,7 +56,7 @@ def report(codes="RAS", *, plain=False):
         FactorMap("brightness", "nuisance", "", scan.voxels, "maps/brightness.nii.gz"),
     ]
     comparisons = [
-        Comparison("tumour_volume", "anatomy", "tumour 10 -> 20 mL", after.voxels, "edits/tumour.nii.gz"),
+        Comparison("tumour_volume", "anatomy", "tumour 10 → 20 mL", after.voxels, "edits/tumour.nii.gz"),
         Comparison("brightness", "nuisance", "brightness x2", brighter, "edits/brightness.nii.gz"),
     ]
 

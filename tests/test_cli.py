@@ -320,7 +320,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
         progress.advance(1, "loss 3.2")
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.splitlines() == ["training", "training, 7%, 1:30 min left, loss 3.2"]
+    assert said.err.splitlines() == ["training", "training, 7 %, 1:30 min left, loss 3.2"]
 
 
 def test_lines_become_fewer_the_longer_a_stage_takes(capsys, monkeypatch):
@@ -333,8 +333,8 @@ def test_lines_become_fewer_the_longer_a_stage_takes(capsys, monkeypatch):
         progress.advance(5)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) < 150
-    assert lines[1] == "training, 0%"
-    assert lines[3] == "training, 0%, 12:00 h left"
+    assert lines[1] == "training, 0 %"
+    assert lines[3] == "training, 0 %, 12:00 h left"
     assert "left" in lines[-1]
 
 
@@ -352,7 +352,7 @@ def test_what_is_worth_saying_stands_below_the_bars_and_is_cut_at_the_edge():
         shown = [console.render_lines(part) for part in progress._progress.get_renderables()]
     bar, note = ("".join(segment.text for segment in lines[0]) for lines in shown)
     assert "training" in bar
-    assert "30%" in bar
+    assert "30 %" in bar
     assert note.startswith("  step 640, 43 scans/s, 780 nats: distortion 758")
     assert note.rstrip().endswith("…")
 
@@ -374,7 +374,7 @@ def test_bars_name_the_stage_and_end_full():
     assert "rendering" in text
     assert "training" in text
     assert "loss 3.2" in text
-    assert text.count("100%") >= 2
+    assert text.count("100 %") >= 2
 
 
 @pytest.mark.parametrize("teller", [Silence(), Lines()], ids=["silence", "lines"])
@@ -390,7 +390,7 @@ def test_a_gate_is_not_met_by_what_leaks_more_than_it_allows():
     leakage = {"tumour": {"tumour": 0.9, "gain": 0.05}, "anatomy_rest": {"gain": 0.4}}
     check_gate(None, leakage)
     check_gate(Gate(leakage=0.5), leakage)
-    with pytest.raises(GateError, match=r"gain from anatomy_rest \(R2 0\.40\)") as caught:
+    with pytest.raises(GateError, match=r"gain from anatomy rest \(R² 0\.40\)") as caught:
         check_gate(Gate(leakage=0.2), leakage)
     assert caught.value.exit_code == 5
     assert "tumour from tumour" not in str(caught.value)
@@ -398,7 +398,7 @@ def test_a_gate_is_not_met_by_what_leaks_more_than_it_allows():
 
 def test_a_gate_says_what_the_labels_alone_would_leak_and_still_is_not_met():
     leakage = {"tumour": {"tumour": 0.9, "gain": 0.55}}
-    with pytest.raises(GateError, match=r"gain from tumour \(R2 0\.55; the labels alone give 0\.60\)"):
+    with pytest.raises(GateError, match=r"gain from tumour \(R² 0\.55; the labels alone give 0\.60\)"):
         check_gate(Gate(leakage=0.2), leakage, {"tumour": {"gain": 0.6}})
 
 
@@ -417,9 +417,9 @@ def test_leakage_is_told_block_by_block_with_what_chance_gives_and_the_own_block
         leakage, {"tumour": {"tumour": -0.02}, "gain": {"tumour": 0.01, "gain": 0.0}}, Gate(leakage=0.3)
     )
     cells = [line.split() for line in lines]
-    assert cells[0] == ["leakage,", "R2", "tumour", "gain"]
+    assert cells[0] == ["leakage,", "R²", "tumour", "gain"]
     assert cells[2] == ["tumour", "[0.90]", "0.05"]
-    assert cells[3] == ["gain", "0.31", "!", "-"]
+    assert cells[3] == ["gain", "0.31", "!", "–"]
     assert cells[4] == ["by", "chance,", "most", "0.01", "0.00"]
     assert "above the gate of 0.3" in lines[-1]
     assert leakage_lines({}, {}) == []
@@ -440,8 +440,8 @@ def test_an_evaluation_is_told_in_tables_beside_doing_nothing():
     text = "\n".join(summary(evaluation))
     assert "36 scans" in text
     assert "RCE of no edit" in text
-    assert "tumour +15: ventricles  0.12" in text
-    assert "0.77  0.8  0.21" in re.sub("  +", "  ", text)
+    assert "tumour +15: ventricles  0.12" in re.sub("  +", "  ", text)
+    assert "0.77  0.80  0.21" in re.sub("  +", "  ", text)
     assert "0.91" in text
 
 

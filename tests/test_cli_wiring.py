@@ -195,7 +195,7 @@ def test_a_gate_that_is_not_met_ends_with_5_after_everything_is_written(run, her
     assert main(["evaluate", str(run), "-o", "out", "--seed", "9", "--device", "cpu", "--json"]) == 5
     assert set(contents(here)) == {"out/evaluation.json", "out/evaluation.html"}
     said = capsys.readouterr()
-    assert "The study allows leakage up to R2 0, but there is: " in said.err.splitlines()[-1]
+    assert "The study allows leakage up to R² 0, but there is: " in said.err.splitlines()[-1]
     assert "dose from brightness" in said.err.splitlines()[-1]
     assert json.loads(said.out) == json.loads(Path("out/evaluation.json").read_text(encoding="utf-8"))
     assert contents(Path("out")) == {name: contents(run)[name] for name in contents(Path("out"))}, "train evaluates too"

@@ -323,7 +323,7 @@ def test_counterfactuals_without_their_column_are_refused(trained, table, tmp_pa
 def test_an_edit_of_a_factor_that_the_model_lacks_is_left_out_and_named(trained, table, tmp_path):
     found, _, notes = scored(trained, edits_beside(table, tmp_path, edit="age+=10"))
     assert found == {}
-    assert "age+=10" in notes[0]
+    assert "age + 10" in notes[0]
 
 
 def test_a_truth_on_another_grid_than_its_scan_is_refused(trained, table, tmp_path):

@@ -114,7 +114,7 @@ def test_the_command_lists_what_lies_in_runs(run, monkeypatch, capsys):
     monkeypatch.chdir(run.parent.parent)
     assert main(["runs"]) == 0
     line = capsys.readouterr().out.splitlines()[2]
-    for part in ("first", "stopped", "30", "1.5", "dose 0.50", "0.30", "7 validation", "Rendered heads."):
+    for part in ("first", "stopped", "30", "1:30 min", "0.50 dose", "0.30", "7 validation", "Rendered heads."):
         assert part in line
     assert main(["runs", "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["runs"]

@@ -20,7 +20,7 @@ def bars(console: Console | None = None) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TaskProgressColumn(),
+        TaskProgressColumn("[progress.percentage]{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         _Left(),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from medisent.cli.batches import Asked, Doing, each, end, told_of
 from medisent.cli.output import table
 from medisent.many import Explained, Explaining, Line, unique_names, write_summary
+from medisent.words import readout
 
 _SHOWN = 20  # rows that are printed
 
@@ -67,5 +68,4 @@ def _table(lines: list[Line]) -> list[str]:
 def _cells(explained: Explained | None, count: int, fault: str) -> list[str]:
     if explained is None:
         return [fault, *[""] * (count - 1)]
-    values = [factor["estimate"] for factor in explained.said["factors"]]
-    return [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+    return [readout(factor["estimate"], factor["low"], factor["high"])[0] for factor in explained.said["factors"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,11 @@ import typer
 from medisent.cli.pace import Pace
 from medisent.errors import Interrupted, MedisentError
 from medisent.progress import Progress, Silence
+from medisent.words import percent
 
 _FIRST_LINE_S, _LATER, _LAST_LINE_S = 10.0, 0.1, 600.0
 _REFUSAL_LINES = 6
+_FIGURE = re.compile(r"[<\[−-]? ?\d(?!.*[a-z]{4})|[–-]$")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Output:
         if self.as_json:
             print(printable(json.dumps(jsonable(data), ensure_ascii=False)))
         elif not self.quiet:
-            print(printable("\n".join(text)))
+            print(printable("\n".join(text).replace("−", "-"), sys.stdout.encoding))
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -84,7 +87,7 @@ class Lines:
         if now - self._told < min(_LAST_LINE_S, max(_FIRST_LINE_S, _LATER * (now - self._began))):
             return
         self._told = now
-        share = f"{self._pace.share:.0%}" if self._pace.total else ""
+        share = percent(self._pace.share) if self._pace.total else ""
         parts = [self._name, share, self._pace.said(now), note]
         print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
@@ -110,9 +113,9 @@ def end_after_result(error: MedisentError) -> Never:
     raise typer.Exit(error.exit_code)
 
 
-def printable(text: str) -> str:
-    """The text with escapes, as JSON has them, for what is not UTF-8 in a file's name."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """The text with escapes, as JSON has them, for what is not UTF-8 in a file's name or what a terminal lacks."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def jsonable(value: Any) -> Any:  # noqa: ANN401 - anything a result may hold
@@ -132,6 +135,13 @@ def jsonable(value: Any) -> Any:  # noqa: ANN401 - anything a result may hold
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as aligned lines, the first being the head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    columns = [_aligned(column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _aligned(column: Sequence[str]) -> list[str]:
+    """Cells of one length; a column of figures, below its head, stands at the right."""
+    width = max(map(len, column))
+    figures = len(column) > 1 and all(_FIGURE.match(cell) for cell in column[1:])
+    return [cell.rjust(width) if figures else cell.ljust(width) for cell in column]

@@ -14,8 +14,10 @@ import typer
 
 from medisent.cli.options import Debug, Device, Json, MaxVoxels, Quiet, Seed, chosen_device
 from medisent.cli.output import Output, end_after_result, table
+from medisent.cli.pace import duration
 from medisent.errors import GateError
 from medisent.plurals import several
+from medisent.words import MISSING, edit, fixed, metric, number, percent, small, words
 
 if TYPE_CHECKING:
     from medisent.config import Gate, Study
@@ -161,30 +163,31 @@ def runs(
 
 
 def runs_table(found: Sequence[Run]) -> list[str]:
-    """Runs as a table, one line each."""
-    heads = ("run", "state", "steps", "minutes", "R2 of readouts", "largest leak", "on", "written", "cohort")
+    """Runs as a table, one line each; what their studies say of the cohort stands last, where any of them does."""
+    heads = ("run", "state", "steps", "time", "worst readout, R²", "largest leak, R²", "on", "written", "cohort")
     rows = [
         (
             run.name,
             run.state,
-            str(run.steps),
-            f"{run.seconds / 60:.1f}",
-            _few({name: row.get("r2") for name, row in run.readout.items()}),
-            "-" if run.leak is None else f"{run.leak:.2f}",
-            f"{run.scans} {run.split}" if run.split else "-",
+            f"{run.steps:,}",
+            duration(run.seconds),
+            _worst(run),
+            _share(run.leak),
+            f"{run.scans} {run.split}" if run.split and (run.readout or run.leak is not None) else MISSING,
             _moment(run.when, "%Y-%m-%d %H:%M"),
-            run.about or "-",
+            run.about or MISSING,
         )
         for run in found
     ]
-    return table([heads, *rows])
+    shown = slice(None) if any(run.about for run in found) else slice(-1)
+    return table([heads[shown], *(row[shown] for row in rows)])
 
 
-def _few(figures: Mapping[str, float | None], most: int = 3) -> str:
-    """The first figures with their names, and how many there are besides."""
-    shown = [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
-    more = [f"{len(shown) - most} more"] if len(shown) > most else []
-    return ", ".join([*shown[:most], *more]) or "-"
+def _worst(run: Run) -> str:
+    """The factor that is read least well, and how well."""
+    known = {name: r2 for name, row in run.readout.items() if (r2 := row.get("r2")) is not None}
+    name = min(known, key=lambda name: known[name], default=None)
+    return MISSING if name is None else f"{fixed(known[name], 2)} {words(name)}"
 
 
 def _moment(seconds: float, form: str) -> str:
@@ -193,29 +196,40 @@ def _moment(seconds: float, form: str) -> str:
 
 def summary(evaluation: Mapping[str, Any], gate: Gate | None = None) -> list[str]:
     """The tables of an ``evaluation.json`` as lines: readout, counterfactuals, maps, leakage, separation."""
+    named = {wish: edit(wish, s.get("unit") or "") for wish, s in evaluation["counterfactual"].items()}
     readout = [
-        (name, _number(s["r2"]), _number(s["mae"]), _number(s["coverage90"]))
+        (words(name), _share(s["r2"]), f"{number(s['mae'], 2)} {s.get('unit', '')}".rstrip(), percent(s["coverage90"]))
         for name, s in evaluation["readout"].items()
     ]
     edits = [
-        (edit, _number(s["rce"]), _number(s["rce_noop"]), _number(s["effect_error"]), _number(s["off_target"]))
-        for edit, s in evaluation["counterfactual"].items()
+        (
+            named[wish],
+            *(small(s[key], 3) for key in ("rce", "rce_noop")),
+            percent(s["effect_error"], 1),
+            small(s["off_target"], 3),
+        )
+        for wish, s in evaluation["counterfactual"].items()
     ]
     scores = [
-        (metric, _number(s["value"]), f"{_number(s['low'])} to {_number(s['high'])}", _number(s["floor"]))
-        for metric, s in evaluation["disentanglement"].items()
+        (
+            metric(name),
+            _share(s["value"]),
+            f"{_share(s['low'])} to {_share(s['high'])}",
+            _share(s["floor"]),
+        )
+        for name, s in evaluation["disentanglement"].items()
     ]
     aside = [
-        (f"{edit}: {name}", _number(found["ml"]), _number(found["most_ml"]))
-        for edit, others in evaluation.get("off_target_ml", {}).items()
+        (f"{named.get(wish, words(wish))}: {words(name)}", small(found["ml"], 2), small(found["most_ml"], 2))
+        for wish, others in evaluation.get("off_target_ml", {}).items()
         for name, found in others.items()
     ]
     maps = [
-        (name, *(_number(found[kind]) for kind in ("ncc", "ncc_edit", "integrated_gradients", "occlusion")))
+        (words(name), *(_share(found[kind]) for kind in ("ncc", "ncc_edit", "integrated_gradients", "occlusion")))
         for name, found in evaluation.get("maps", {}).items()
     ]
     tables = [
-        table([("readout", "R2", "MAE", "in 90 % interval"), *readout]) if readout else [],
+        table([("readout", "R²", "mean error", "in 90 % interval"), *readout]) if readout else [],
         table([("edit", "RCE", "RCE of no edit", "effect error", "off target"), *edits]) if edits else [],
         table([("off target", "mL, median", "mL, most"), *aside]) if aside else [],
         table(
@@ -240,16 +254,14 @@ def leakage_lines(leakage: Leakage, floor: Leakage, gate: Gate | None = None) ->
     def cell(block: str, name: str) -> str:
         r2 = leakage[block].get(name)
         if r2 is None:
-            return "-"
-        return f"[{r2:.2f}]" if block == name else f"{r2:.2f} !" if r2 > most else f"{r2:.2f}"
+            return MISSING
+        return f"[{fixed(r2, 2)}]" if block == name else f"{fixed(r2, 2)} !" if r2 > most else fixed(r2, 2)
 
     chance = [max((row[name] for row in floor.values() if name in row), default=None) for name in names]
-    rows = [(block, *(cell(block, name) for name in names)) for block in leakage]
+    rows = [(words(block), *(cell(block, name) for name in names)) for block in leakage]
     allowed = "" if gate is None else f"; !: above the gate of {gate.leakage:g}"
     return [
-        *table(
-            [("leakage, R2", *names), *rows, ("by chance, most", *("-" if c is None else f"{c:.2f}" for c in chance))]
-        ),
+        *table([("leakage, R²", *map(words, names)), *rows, ("by chance, most", *(_share(c) for c in chance))]),
         f"[ ]: a block's own factor{allowed}",
     ]
 
@@ -280,5 +292,5 @@ def _forecast_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _share(value: float | None) -> str:
+    return MISSING if value is None else fixed(value, 2)

@@ -30,8 +30,11 @@ from medisent.cli.options import (
 )
 from medisent.cli.output import Output, printable, table
 from medisent.errors import MachineError, UsageError
+from medisent.words import ordinal, percent, readout
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from medisent.models import Model
     from medisent.volumes import Volume
 
@@ -100,14 +103,13 @@ def _explain_one(
         progress.stage("writing")
         explanation.save(folder, dicom=dicom)
     readouts = explanation.factors
-    columns = [c for c in ("name", "estimate", "low", "high", "unit", "role") if c in readouts.columns]
-    rows = [tuple(_cell(row[c]) for c in columns) for row in readouts.to_dict("records")]
+    level = percent(loaded.card.level)
     output.result(
         {
             **{"schema": 1, "out": folder, "report": folder / "report.html", "factors": readouts.to_dict("records")},
             **({"dicom": folder / "dicom"} if dicom else {}),
         },
-        [*table([tuple(columns), *rows]), f"Report: {folder / 'report.html'}"],
+        [*_readouts(readouts, level), f"Report: {folder / 'report.html'}"],
     )
 
 
@@ -346,5 +348,10 @@ def _read(
     return scan
 
 
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _readouts(factors: pd.DataFrame, level: str) -> list[str]:
+    """What was read, a line a factor, in the digits that the intervals deserve; names as ``--set`` takes them."""
+    rows = [("factor", "estimate", "", f"{level} interval", "percentile", "role")]
+    for row in factors.to_dict("records"):
+        estimate, interval = readout(row["estimate"], row["low"], row["high"])
+        rows.append((row["name"], estimate, row["unit"], interval, ordinal(row["percentile"]), row["role"]))
+    return table(rows)

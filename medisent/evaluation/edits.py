@@ -25,6 +25,8 @@ from medisent.metrics import counterfactual_latent_divergence, normal_divergence
 from medisent.plurals import several
 from medisent.posterior import PartitionedNormal
 from medisent.readings import Reading, read_batch
+from medisent.words import edit as in_words
+from medisent.words import sentence
 
 _SCANS_AT_ONCE = 16
 _VOXELS_AT_ONCE = 1 << 24
@@ -118,7 +120,8 @@ def edit_scores(trained: Trained, material: Material, crowd: Crowd, tell: Callab
     """
     known = [truth for truth in material.truths if truth.wish.name in trained.network.factors]
     foreign = sorted({t.edit for t in material.truths} - {t.edit for t in known})
-    notes = [f"The model has no such factor, so these edits were left out: {', '.join(foreign)}."] if foreign else []
+    left_out = ", ".join(map(in_words, foreign))
+    notes = [f"The model has no such factor, so these edits were left out: {left_out}."] if foreign else []
     figures: dict[str, list[Figures]] = {}
     orders: dict[str, list[float]] = {}
     for truth, scored in _scored(trained, material, crowd, known, orders, tell):
@@ -129,12 +132,13 @@ def edit_scores(trained: Trained, material: Material, crowd: Crowd, tell: Callab
     edits = Edits(commutativity={pair: float(np.median(found)) for pair, found in orders.items()})
     for edit, found in figures.items():
         if not found:
-            notes.append(f"{edit} was left out: the true counterfactuals are the scans themselves.")
+            said = sentence(in_words(edit, units[edit]))
+            notes.append(f"{said} was left out: the true counterfactuals are the scans themselves.")
             continue
         edits.scores[edit] = _summary(found, units[edit])
         edits.typical[edit] = sorted(found, key=lambda f: f.rce)[(len(found) - 1) // 2].row
         edits.side_effects |= {edit: effects} if (effects := _side_effects(found)) else {}
-        notes += _remarks(edit, found)
+        notes += _remarks(sentence(in_words(edit, units[edit])), found)
     edits.notes = tuple(notes)
     return edits
 

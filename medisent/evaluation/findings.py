@@ -45,12 +45,14 @@ class Readout:
             of scans that are read wrongly.
         coverage90: Share of truths inside their 90 % interval.
         n: How many scans.
+        unit: Of the error.
     """
 
     r2: float | None
     mae: float
     coverage90: float | None
     n: int
+    unit: str = ""
 
 
 @dataclass(frozen=True)

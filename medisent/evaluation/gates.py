@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from medisent.config import Gate
 from medisent.errors import GateError
+from medisent.words import words
 
 Table = Mapping[str, Mapping[str, float]]
 """Block, factor, R2."""
@@ -33,13 +34,13 @@ def check_gate(gate: Gate | None, leakage: Table, by_labels: Table | None = None
     unknown = [name for name in wanted if name not in measured]
     if unknown or not measured:
         raise GateError(
-            f"The study allows leakage up to R2 {gate.leakage:g}, but leakage could not be measured"
+            f"The study allows leakage up to R² {gate.leakage:g}, but leakage could not be measured"
             f"{' of ' + ', '.join(unknown) if unknown and measured else ''}: that takes at least five subjects with "
             "values that are known and differ. Give the split more labelled scans, or take [gate] out of the study."
         )
     over = list(_over(gate.leakage, leakage, by_labels or {}))
     if over:
-        raise GateError(f"The study allows leakage up to R2 {gate.leakage:g}, but there is: {', '.join(over)}.")
+        raise GateError(f"The study allows leakage up to R² {gate.leakage:g}, but there is: {', '.join(over)}.")
 
 
 def _over(most: float, leakage: Table, by_labels: Table) -> Iterator[str]:
@@ -48,4 +49,5 @@ def _over(most: float, leakage: Table, by_labels: Table) -> Iterator[str]:
             if name == block or r2 <= most:
                 continue
             alone = by_labels.get(block, {}).get(name)
-            yield f"{name} from {block} (R2 {r2:.2f}{'' if alone is None else f'; the labels alone give {alone:.2f}'})"
+            labels = "" if alone is None else f"; the labels alone give {alone:.2f}"
+            yield f"{words(name)} from {words(block)} (R² {r2:.2f}{labels})"

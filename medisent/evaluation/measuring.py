@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from medisent.evaluation.separation import readout_of, separation_of
 from medisent.formats import read
 from medisent.progress import Progress, Silence
 from medisent.readings import abducted, ranges, read_batch
+from medisent.words import edit as in_words
+from medisent.words import fixed, sentence, words
 
 _OF_EDITS = (
     "Every edit starts from what the model itself reads in the scan. Its RCE is the median scan's, with the 95 % "
@@ -48,7 +50,7 @@ _OF_MAPS = (
     "factor with a mask the mask's volume."
 )
 _OF_LEAKAGE = (
-    "Leakage: R2 on held-out subjects of the better of a ridge regression and boosted trees, in five folds. It is "
+    "Leakage: R² on held-out subjects of the better of a ridge regression and boosted trees, in five folds. It is "
     "below 0 where the mean of the other folds predicts better, as it does where there is nothing to tell."
 )
 _OF_ROBUSTNESS = (
@@ -126,12 +128,12 @@ def _notes(trained: Trained, material: Material, edits: Mapping[str, EditScore])
     loose = [name for name in labelled if not card[name].calibrated]
     notes = []
     if unknown:
-        notes.append(f"Without known values nothing is said of the readout of {', '.join(unknown)}.")
+        notes.append(f"Without known values nothing is said of the readout of {_listed(unknown)}.")
     if loose:
-        notes.append(f"Too few labelled validation scans to calibrate the intervals of {', '.join(loose)}.")
+        notes.append(f"Too few labelled validation scans to calibrate the intervals of {_listed(loose)}.")
     constant = [name for name, (_, values) in labelled.items() if np.ptp(values[np.isfinite(values)]) == 0]
     if constant:
-        notes.append(f"{', '.join(constant)} has one value in all scans, so no R2 can be given.")
+        notes.append(f"All scans have the same value of {_listed(constant)}, so no R² can be given.")
     if not edits:
         notes.append(
             "Edits were not scored: that takes the true counterfactuals of these scans, and the table comes without. "
@@ -159,5 +161,10 @@ def _pictures(trained: Trained, material: Material, typical: Mapping[str, int]) 
         made = make(trained, read_batch(trained, [scan])[0], truth)
         rce = trio_of(made, trained.study.scanner.air).rce()
         picture = triple(scan, read(truth.path).voxels, made.result.voxels)
-        pictures.append((f"{edit}, the scan with the median error (RCE {rce:.2f}).", picture))
+        said = sentence(in_words(edit, trained.network.factors[truth.wish.name].unit))
+        pictures.append((f"{said}: the scan with the median error (RCE {fixed(rce, 2)}).", picture))
     return pictures
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(words, names))

@@ -10,12 +10,14 @@ from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from medisent.factors import Factor
 from medisent.reports import Window, planes
 from medisent.volumes import Volume
 from medisent.volumes.pictures import robust_window
+from medisent.words import words
 
 _SIDE = 3.0  # inches, of one scatter
 _ROW = 180  # pixels, of one scan
@@ -30,7 +32,7 @@ def scatter(
     Arguments:
         readouts: By factor: the factor, estimates with the ends of their intervals, and truths (NaN is unknown).
     """
-    across = min(3, len(readouts))
+    across = min(2, len(readouts))
     down = -(-len(readouts) // across)
     figure = Figure(figsize=(_SIDE * across, _SIDE * down), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -54,6 +56,10 @@ def _panel(axes: Axes, factor: Factor, found: Float[np.ndarray, "known 3"], trut
     if factor.kind == "positive" and low_end > 0 and high_end > 10 * low_end:
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
         ends = low_end / 1.2, high_end * 1.2
     else:
         margin = 0.06 * (high_end - low_end) or 1.0
@@ -61,7 +67,7 @@ def _panel(axes: Axes, factor: Factor, found: Float[np.ndarray, "known 3"], trut
     axes.plot(ends, ends, color="#888888", linewidth=0.8, zorder=0)
     axes.set(xlim=ends, ylim=ends)
     unit = f" ({factor.unit})" if factor.unit else ""
-    axes.set_title(factor.name.replace("_", " ") + unit, fontsize=9)
+    axes.set_title(words(factor.name) + unit, fontsize=9)
     axes.set_xlabel("truth", fontsize=8)
     axes.set_ylabel("estimate", fontsize=8)
     axes.tick_params(labelsize=7)

@@ -15,6 +15,7 @@ from medisent.evaluation.material import Material
 from medisent.factors import Circular, Factor, Nominal, Partition
 from medisent.metrics import Score, coverage, leakage, leakage_floor, panel
 from medisent.readings import readout_error
+from medisent.words import metric, words
 
 FEWEST_SUBJECTS = 5
 """Below this number of subjects held-out folds say nothing."""
@@ -34,7 +35,7 @@ def readout_of(factor: Factor, found: Float[np.ndarray, "scans 3"], truth: Float
         estimate, low, high = estimate - turns, low - turns, high - turns
     explained, error = readout_error(factor, estimate, true)
     inside = coverage(low, high, true) if np.isfinite([low, high]).all() else None
-    return Readout(explained, error, inside, int(known.sum()))
+    return Readout(explained, error, inside, int(known.sum()), factor.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def separation_of(
     tell()
     finite = {name: score for name, score in scores.items() if all(map(math.isfinite, vars(score).values()))}
     left = sorted(set(scores) - set(finite))
-    notes += (f"Too few scans for {', '.join(left)}.",) if left else ()
+    notes += (f"Too few scans for {', '.join(map(metric, left))}.",) if left else ()
     return Separation(leaks, floor, by_labels, finite, (*notes, *_explained_leaks(leaks, by_labels)))
 
 
@@ -126,8 +127,9 @@ def _explained_leaks(
         for name, alone in row.items():
             if alone > _WORTH_EXPLAINING:
                 yield (
-                    f"In this cohort the true values of {block} alone predict {name} with R2 {alone:.2f}, so some "
-                    f"of the R2 {leaks[block][name]:.2f} of its block is the cohort's and not the model's."
+                    f"In this cohort the true values of {words(block)} alone predict {words(name)} with R² "
+                    f"{alone:.2f}, so some of the R² {leaks[block][name]:.2f} of its block is the cohort's and not "
+                    "the model's."
                 )
 
 
@@ -142,7 +144,8 @@ def _labels(material: Material) -> tuple[pd.DataFrame, tuple[str, ...]]:
         elif np.ptp(values[known]) > 0:
             text = isinstance(factor, Nominal)
             columns[name] = [f"level {v:g}" if math.isfinite(v) else None for v in values] if text else list(values)
-    note = f"Fewer than {FEWEST_SUBJECTS} subjects have a known {', '.join(thin)}: nothing is said of its separation."
+    few = ", ".join(map(words, thin))
+    note = f"Fewer than {FEWEST_SUBJECTS} subjects have a known {few}: nothing is said of its separation."
     return pd.DataFrame(columns), (note,) if thin and columns else ()
 
 

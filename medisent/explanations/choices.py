@@ -9,6 +9,10 @@ from jaxtyping import Bool, Float
 from medisent.checkpoints import Trained
 from medisent.factors import Factor
 from medisent.readings import Reading, percentile
+from medisent.words import percent
+
+LEVELED = ("ordinal", "categorical")
+"""Kinds of factors whose values are levels."""
 
 
 def likeliest(soft: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
@@ -24,7 +28,7 @@ def likeliest(soft: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
 def shown_values(trained: Trained, factor: Factor, present: float) -> list[float]:
     """Values worth showing: double and half, or the 10th and 90th percentile, or the other levels."""
     entry = trained.card.factors[factor.name]
-    if factor.kind in ("ordinal", "categorical"):
+    if factor.kind in LEVELED:
         return [float(v) for v in range(len(getattr(factor, "levels", ()))) if v != present]
     if factor.kind == "positive":
         steps = (min(present * 2, entry.high), max(present / 2, entry.low))
@@ -36,7 +40,7 @@ def shown_values(trained: Trained, factor: Factor, present: float) -> list[float
 def standing(percentile: float) -> str:
     """Where a value stands among the training scans, in words."""
     if 0 < percentile < 100:
-        return f"larger than in {percentile:.0f}\u202f% of the training scans"
+        return f"larger than in {percent(percentile / 100)} of the training scans"
     return f"{'smaller' if percentile <= 0 else 'larger'} than in any of the training scans"
 
 

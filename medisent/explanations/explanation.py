@@ -19,20 +19,21 @@ from matplotlib.axes import Axes
 from medisent.checkpoints import Trained
 from medisent.counterfactuals import factor_map, harmonized, with_values
 from medisent.errors import InterventionError
-from medisent.explanations.choices import likeliest, percentile_rows, shown_values, standing
+from medisent.explanations.choices import LEVELED, likeliest, percentile_rows, shown_values
+from medisent.explanations.sentences import Sentences
 from medisent.explanations.traversals import traversals
 from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.grids import restore
-from medisent.plurals import several
 from medisent.precision import brief_edit, brief_map
 from medisent.readings import Reading, Readout, read_factors
-from medisent.reports import Answer, Comparison, EditCheck, FactorMap, explanation_page
+from medisent.reports import Comparison, FactorMap, explanation_page
 from medisent.reports.cards import Page, card, map_pictures, plot_percentiles
-from medisent.rereading import Reread, dependence, reread
+from medisent.rereading import Reread, reread
 from medisent.version import __version__, versions
 from medisent.volumes import Volume
+from medisent.words import words
 
 if TYPE_CHECKING:
     from medisent.derived import DerivedFolder
@@ -144,10 +145,9 @@ class Explanation:
         }
 
     @property
-    def first(self) -> Readout:
-        """The factor that a reader wants to know first: the first of the anatomy."""
-        rows = list(self.reading.readouts.values())
-        return next((row for row in rows if row.role == "anatomy"), rows[0])
+    def sentences(self) -> Sentences:
+        """What it says in words."""
+        return Sentences(self.trained, self.reading)
 
     def headline(self, rereads: Sequence[Reread] = ()) -> str:
         """One plain sentence: the first anatomy factor, its interval and percentile, and whether brightness matters.
@@ -155,71 +155,7 @@ class Explanation:
         Arguments:
             rereads: Edited scans that were read again, if they were.
         """
-        first = self.first
-        text = f"{_words(first.name).capitalize()} is {self._shown(first)}"
-        if math.isfinite(first.low):
-            text += f" ({self.trained.card.level:.0%} interval {_short(first.low)} to {_short(first.high)})"
-        text += f", {standing(first.percentile)}."
-        brighter = [found for found in rereads if found.before.name == "brightness" and first.name in found.others]
-        if brighter:
-            after = brighter[0].others[first.name]
-            matters = {"hardly": "hardly matters", "somewhat": "matters somewhat", "much": "matters"}
-            text += f" Brightness {matters[dependence(first, after)]} for it: {self._other_scanner(brighter[0])}."
-        elif self.trained.network.scanner_names and first.role == "anatomy":
-            text += " The brightness of the scanner was taken out before it was read."
-        return text
-
-    def _shown(self, readout: Readout) -> str:
-        return self.trained.network.factors[readout.name].show(readout.estimate)
-
-    def _other_scanner(self, found: Reread) -> str:
-        """What is read of the first factor when the scanner is another."""
-        ratio = found.asked / found.before.estimate if found.before.estimate else math.nan
-        name = _words(found.before.name)
-        change = f"{_short(ratio)} times the {name}" if ratio > 0 else f"{name} {_short(found.asked)}"
-        return f"with {change} the same scan reads {self._shown(found.others[self.first.name])}"
-
-    def _answers(self, rereads: Sequence[Reread]) -> tuple[Answer, ...]:
-        """What the value is, and whether the scanner matters for it."""
-        first = self.first
-        interval = (
-            f"{self.trained.card.level:.0%} interval {_short(first.low)} to {_short(first.high)}; "
-            if math.isfinite(first.low)
-            else ""
-        )
-        question = f"What is the {_words(first.name)}?"
-        answers = [
-            Answer(question, self._shown(first), (interval + standing(first.percentile)).capitalize() + ".", "info")
-        ]
-        scanner = [f for f in rereads if f.before.role == "nuisance" and first.name in f.others]
-        if scanner:
-            worst = max(scanner, key=lambda f: abs(f.others[first.name].estimate - first.estimate))
-            extent = dependence(first, worst.others[first.name])
-            detail = self._other_scanner(worst)
-            answers.append(
-                Answer(
-                    "Does the scanner matter for it?",
-                    {"hardly": "Hardly", "somewhat": "Somewhat", "much": "Yes"}[extent],
-                    f"{detail[0].upper()}{detail[1:]}; no other scanner setting moves it more.",
-                    "ok" if extent == "hardly" else "warn",
-                )
-            )
-        return tuple(answers)
-
-    def _edit_check(self, found: Reread) -> EditCheck:
-        """What the page says of an edited scan that was read again."""
-        factor = self.trained.network.factors[found.before.name]
-        moved = found.most_moved
-        return EditCheck(
-            factor=factor.name,
-            role=factor.role,
-            asked=f"{_short(found.before.estimate)} -> {factor.show(found.asked)}",
-            read=factor.show(found.after.estimate),
-            ruled=factor.show(found.ruled) if math.isfinite(found.ruled) else "",
-            moved=f"{_words(moved[0])}, by {moved[1]:.0%} of its interval's half width" if moved else "",
-            found=found.found,
-            kept=found.kept,
-        )
+        return self.sentences.headline(rereads)
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row a factor; see ``factors``."""
@@ -261,7 +197,7 @@ class Explanation:
                     volume = with_values(self.trained, self.reading, [(name, value)])
                 except InterventionError:
                     continue
-                label = factor.show(value).split(" ")[0] if factor.kind in ("ordinal", "categorical") else _short(value)
+                label = factor.show(value).split(" ")[0] if factor.kind in LEVELED else _short(value)
                 yield name, value, f"{name}_{_safe(label)}", volume
 
     def _write_scans(
@@ -271,7 +207,7 @@ class Explanation:
 
         What the report shows of each, and what is read again from one edit a factor.
         """
-        network = self.trained.network
+        network, sentences = self.trained.network, self.sentences
         maps: list[FactorMap] = []
         comparisons: list[Comparison] = []
         rereads: dict[str, Reread] = {}
@@ -287,7 +223,7 @@ class Explanation:
             factor, file = network.factors[name], f"counterfactuals/{stem}.nii.gz"
             wish = f"{name}={_short(value)}"
             write_synthetic(volume, place / file, self._making(wish, step, Edit(name, value, factor.unit)))
-            title = f"{_words(name)} {_short(self.reading.readouts[name].estimate)} -> {factor.show(value)}"
+            title = f"{words(name)} {sentences.asked(name, value)[0]}"
             comparisons.append(Comparison(name, factor.role, title, volume.voxels.astype(np.float32), file))
             if name not in rereads and factor.kind in ("real", "positive"):
                 rereads[name] = reread(self.trained, self.reading, name, value, volume)
@@ -306,14 +242,14 @@ class Explanation:
     def _levels(self) -> dict[str, str]:
         """For factors with levels, the one that was read."""
         factors, readouts = self.trained.network.factors, self.reading.readouts
-        leveled = {name: factor for name, factor in factors.items() if factor.kind in ("ordinal", "categorical")}
+        leveled = {name: factor for name, factor in factors.items() if factor.kind in LEVELED}
         return {name: factor.show(readouts[name].estimate) for name, factor in leveled.items()}
 
     def _making(self, wish: str, step: float, *edits: Edit) -> Making:
         return Making(self.scan, self.trained.digest, (wish,), edits, "explain", step)
 
     def _page(self, maps: Sequence[FactorMap], comparisons: Sequence[Comparison], rereads: Sequence[Reread]) -> str:
-        card = self.trained.card
+        card, sentences = self.trained.card, self.sentences
         rows = []
         for row in self.factors.to_dict("records"):
             quantiles = card.factors[str(row["name"])].quantiles
@@ -321,9 +257,9 @@ class Explanation:
                 {**{str(k): v for k, v in row.items()}, "cohort_low": quantiles[5], "cohort_high": quantiles[95]}
             )
         return explanation_page(
-            headline=self.headline(rereads),
-            answers=self._answers(rereads),
-            edit_checks=[self._edit_check(found) for found in rereads],
+            headline=sentences.headline(rereads),
+            answers=sentences.answers(rereads),
+            edit_checks=[sentences.edit_check(found) for found in rereads],
             traversals=traversals(self.trained, self.reading),
             scan=self.scan,
             factors=rows,
@@ -331,7 +267,7 @@ class Explanation:
             comparisons=comparisons,
             quality={name: vars(check) for name, check in self.reading.checks.items()},
             warnings=self.reading.warnings,
-            methods=self._methods(),
+            methods=sentences.methods(),
             citations=_CITATIONS,
             provenance={
                 "medisent": __version__,
@@ -339,26 +275,6 @@ class Explanation:
                 "scan's voxels (SHA-256)": voxels_digest(self.scan),
                 "trained on": card.learned_from,
             },
-        )
-
-    def _methods(self) -> str:
-        study, card = self.trained.study, self.trained.card
-        counts = {name: entry.calibrated for name, entry in card.factors.items() if entry.calibrated}
-        calibrated = (
-            f"Intervals were calibrated by split conformal prediction on {several(max(counts.values()), 'subject')} "
-            f"({', '.join(_words(n) for n in counts)}). "
-            if counts
-            else "Intervals were not calibrated, for want of labels. "
-        )
-        return (
-            f"The scan was laid on a grid of {' x '.join(map(str, study.grid.shape))} cells of "
-            f"{study.grid.spacing_mm:g} mm. The settings of the scanner (gain, contrast exponent, bias field of second "
-            "order) were estimated and removed, and the factors of the anatomy read from the resulting canonical scan "
-            "by a partitioned variational autoencoder "
-            f"(medisent {__version__}, trained on {card.learned_from}). {calibrated}"
-            "Counterfactual scans add to the scan what the model says would change, and nothing else: volumes by "
-            "moving the surface of a predicted mask, the scanner's factors through the scanner's equation at full "
-            "resolution, other factors by the difference of two decodings."
         )
 
     def _manifest(self, place: Path) -> dict[str, object]:
@@ -396,7 +312,7 @@ def deriving(scan: Volume, model: str) -> Callable[[Path], DerivedFolder]:
 def _row(trained: Trained, name: str, reading: Reading) -> dict[str, object]:
     readout, factor = reading.readouts[name], trained.network.factors[name]
     estimate: object = readout.estimate
-    if factor.kind in ("ordinal", "categorical"):
+    if factor.kind in LEVELED:
         estimate = factor.show(readout.estimate)
     return {**vars(readout), "estimate": estimate}
 
@@ -412,10 +328,6 @@ def _finite(row: Mapping[str, object]) -> dict[str, object]:
 
 def _short(value: float) -> str:
     return f"{value:.3g}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _safe(text: str) -> str:

@@ -8,9 +8,9 @@ from medisent.harmonisation.findings import Findings
 from medisent.harmonisation.sites import VIEWS, SiteTest
 from medisent.plurals import several
 from medisent.reports import Answer, Columns, Pair, Window, harmonisation_page, planes
-from medisent.reports.words import fixed, number, percent, words
 from medisent.volumes import Volume
 from medisent.volumes.pictures import robust_window
+from medisent.words import fixed, number, percent, words
 
 _PICTURES = 4
 METHODS = (

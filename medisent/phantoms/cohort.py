@@ -21,6 +21,7 @@ from medisent.phantoms.sampling import FACTORS, Plan, Visit, sample
 from medisent.progress import Progress, Silence
 from medisent.version import versions
 from medisent.volumes import Volume
+from medisent.words import percent
 
 DESCRIPTION = "synthetic: rendered head, medisent phantom, no patient"
 
@@ -350,7 +351,7 @@ def _readme(plan: Plan, missing: float) -> str:
     return README.format(
         plan=plan,
         grid=" x ".join(map(str, plan.shape)),
-        missing=missing,
+        missing=percent(missing),
         law=curves + ("" if plan.foreign else " * canonical ** gamma"),
     )
 
@@ -360,7 +361,7 @@ A rendered cohort. Every scan in this folder is synthetic: there is no patient b
 
 {plan.subjects} subjects, seed {plan.seed}, voxels of {plan.spacing_mm:g} mm, {grid}.
 Scanner: {law}, blurred, plus Rician noise.
-Confounding (correlation of log tumour volume and log gain): {plan.confound:g}. Labels left out: {missing:.0%}.
+Confounding (correlation of log tumour volume and log gain): {plan.confound:g}. Labels left out: {missing}.
 Subjects at every site: {plan.travelling}. Subjects who come back: {plan.longitudinal}.
 Clamped groups of each factor: {plan.clamped}. Pairs: {plan.pairs}.
 

@@ -12,10 +12,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from medisent.files import write_text
-from medisent.reports.words import number, words
 from medisent.volumes import Volume
 from medisent.volumes.pictures import planes
 from medisent.volumes.showing import picture
+from medisent.words import number, words
 
 _ROLE_COLOURS = {"anatomy": "#c2571a", "nuisance": "#1c5ebe"}
 _ROLE_MARKS = {"anatomy": "o", "nuisance": "s"}
@@ -87,7 +87,7 @@ def plot_percentiles(rows: pd.DataFrame, axes: Axes | None = None) -> Axes:
 
 
 def plot_leakage(r2: pd.DataFrame, axes: Axes | None = None) -> Axes:
-    """How well each block (row) tells each factor (column): held-out R2 as numbers in cells, own factors framed."""
+    """How well each block (row) tells each factor (column): held-out R² as numbers in cells, own factors framed."""
     if axes is None:
         axes = _new_axes((1.2 * r2.shape[1] + 2, 0.5 * len(r2) + 1.5))
     axes.imshow(r2.to_numpy(np.float64), cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -108,12 +108,12 @@ def plot_leakage(r2: pd.DataFrame, axes: Axes | None = None) -> Axes:
     axes.set_xticks(range(r2.shape[1]), [words(name) for name in r2.columns], rotation=20, ha="right", fontsize=8)
     axes.set_yticks(range(len(r2)), [words(name) for name in r2.index], fontsize=8)
     axes.set(xlabel="factor", ylabel="block")
-    axes.set_title("R2 with which a block tells a factor", fontsize=9)
+    axes.set_title("R² with which a block tells a factor", fontsize=9)
     return axes
 
 
 def plot_readouts(r2: Mapping[str, float | None], axes: Axes | None = None) -> Axes:
-    """How well each factor is read: R2 against the truth as bars."""
+    """How well each factor is read: R² against the truth as bars."""
     if axes is None:
         axes = _new_axes((5, 0.4 * len(r2) + 1.2))
     known = {name: value for name, value in r2.items() if value is not None}
@@ -122,7 +122,7 @@ def plot_readouts(r2: Mapping[str, float | None], axes: Axes | None = None) -> A
     axes.set_yticks(range(len(known)), [words(name) for name in known], fontsize=8)
     axes.set(ylim=(len(known) - 0.5, -0.5), xlim=(min(0.0, *known.values(), 0.0), 1.15))
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_title("R2 of readouts against the truth", fontsize=9)
+    axes.set_title("R² of readouts against the truth", fontsize=9)
     return axes
 
 

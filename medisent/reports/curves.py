@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medisent.reports.words import fixed, number
+from medisent.words import fixed, number
 
 WIDTH, HEIGHT = 320.0, 150.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 10.0, 22.0

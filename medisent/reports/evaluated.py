@@ -2,70 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from medisent.reports.columns import COLUMNS, FURTHER, METRICS, figure, way
 from medisent.reports.figures import Bar, bar, share_of
 from medisent.reports.pages import data_uri, rendered
-from medisent.reports.words import MISSING, decimals_for, fixed, known, measured, number, percent, sentence, words
+from medisent.words import (
+    MISSING,
+    decimals_for,
+    edit,
+    fixed,
+    known,
+    measured,
+    metric,
+    number,
+    sentence,
+    words,
+)
 
 SECTIONS = ("readout", "counterfactual", "leakage", "disentanglement", "reconstruction")
 DETAILS = ("rce_inside", "rce_outside", "effect", "asked", "missed", "unit", "n", "failed")
 """Columns of edits that stand in a table of their own."""
-
-FURTHER = {
-    "off_target_ml": "What an edit does to other structures",
-    "commutativity": "Two edits in either order",
-    "maps": "Maps against what truly changes",
-    "robustness": "Robustness of the anatomy readouts",
-    "leakage_floor": "Leakage by chance",
-    "leakage_by_labels": "Leakage that the labels alone explain",
-}
-COLUMNS = {
-    "r2": "R²",
-    "mae": "Mean absolute error",
-    "coverage90": "Truth inside the 90 % interval",
-    "rce": "RCE",
-    "effect_error": "Effect error",
-    "off_target": "Off target",
-    "rce_inside": "RCE inside",
-    "rce_outside": "RCE outside",
-    "effect": "Effect",
-    "asked": "Asked",
-    "missed": "Missed",
-    "unit": "Unit",
-    "cld": "CLD",
-    "ncc": "Factor map",
-    "ncc_edit": "The whole edit",
-    "integrated_gradients": "Integrated gradients",
-    "occlusion": "Occlusion",
-    "ml": "mL, median",
-    "most_ml": "mL, most",
-    "composition": "Composition",
-    "reversibility": "Reversibility",
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-}
-METRICS = {
-    "infom": "modularity: each latent carries one factor",
-    "infoc": "compactness: each factor sits in one latent",
-    "infoe": "explicitness: a simple readout finds the factor",
-    "dci_disentanglement": "each latent matters for one factor",
-    "dci_completeness": "each factor needs one latent",
-    "dci_informativeness": "the factors can be read from the code",
-    "mcc": "latents and factors correlate one to one",
-    "sap_r2": "gap between a factor's best and second latent, by R²",
-    "sap_svm": "gap between a factor's best and second latent, by classifier",
-    "mig": "gap between a factor's best and second latent, by information",
-    "modularity": "each latent informs about one factor",
-    "explicitness": "a linear classifier finds the factor",
-    "irs": "a latent stays put when other factors move",
-    "gaussian_tc": "dependence between latents, in nats; lower is better",
-    "beta_vae": "the factor that two scans share can be told from their codes",
-    "factor_vae": "the factor that scans share is their steadiest latent",
-    "unfairness": "predictions differ between groups; lower is better",
-}
 
 
 @dataclass(frozen=True)
@@ -163,36 +123,41 @@ def evaluation_page(
         pictures: Captions and PNG files.
     """
     readout, edits, leakage, scores, reconstruction = (_section(evaluation, name) for name in SECTIONS)
+    named = _named(edits)
     facts = EvaluationPage(
         title=title,
         n=number(evaluation.get("n")),
-        headlines=tuple(_headlines(readout, edits, leakage, _section(evaluation, "maps"))),
+        headlines=tuple(_headlines(readout, edits, leakage, _section(evaluation, "maps"), named)),
         notes=tuple(notes),
         definitions=tuple(definitions),
         readout=_table(readout) if readout else None,
-        edits=_edits(edits) if edits else None,
-        details=_details(edits),
+        edits=_edits(edits, named) if edits else None,
+        details=_details(edits, named),
         leakage=_heat(leakage) if leakage else None,
         scores=tuple(_score(name, score) for name, score in scores.items()),
         reconstruction=_table({"all scans": reconstruction}) if reconstruction else None,
-        further=tuple(_further(evaluation)),
+        further=tuple(_further(evaluation, named)),
         pictures=tuple((caption, data_uri(png)) for caption, png in pictures),
     )
     return rendered("evaluation", (), facts)
 
 
 def _headlines(
-    readout: Mapping[str, Any], edits: Mapping[str, Any], leakage: Mapping[str, Any], maps: Mapping[str, Any]
+    readout: Mapping[str, Any],
+    edits: Mapping[str, Any],
+    leakage: Mapping[str, Any],
+    maps: Mapping[str, Any],
+    named: Mapping[str, str],
 ) -> Iterator[Headline]:
     """How well factors are read, how near edits come to the truth, what leaks most, and how good the maps are."""
     r2 = {name: found for name, row in readout.items() if (found := _part(row, "r2")) is not None}
     if r2:
         worst = min(r2, key=lambda name: r2[name])
         yield Headline(fixed(r2[worst], 2), "R² of the least well read factor", words(worst))
-    rce = {edit: found for edit, row in edits.items() if (found := _part(row, "rce")) is not None}
+    rce = {wish: found for wish, row in edits.items() if (found := _part(row, "rce")) is not None}
     if rce:
-        worst = max(rce, key=lambda edit: rce[edit])
-        yield Headline(fixed(rce[worst], 2), "RCE of the worst edit; doing nothing scores 1", words(worst))
+        worst = max(rce, key=lambda wish: rce[wish])
+        yield Headline(fixed(rce[worst], 2), "RCE of the worst edit; doing nothing scores 1", named[worst])
     leaks = {
         (block, name): found
         for block, row in leakage.items()
@@ -221,23 +186,17 @@ def _section(evaluation: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _figure(key: str, value: object) -> str:
-    """The figure in the digits that columns of this name are given."""
-    if isinstance(value, Mapping) and known(value.get("low")) is not None and not _is_share(key):
-        return measured(value)
-    if isinstance(value, Mapping):
-        value = value.get("value")
-    found = known(value)
-    if found is None:
-        return number(value)
-    if _is_share(key):
-        return percent(found, 0 if key.startswith("coverage") else 1)
-    decimals = {"r2": 3, "rce": 3, "ssim": 3, "psnr": 1}.get(key)
-    return number(found) if decimals is None else fixed(found, decimals)
+def _named(edits: Mapping[str, Any]) -> dict[str, str]:
+    """Edits as people write them, the longest first."""
+    units = {name: str(row.get("unit") or "") if isinstance(row, Mapping) else "" for name, row in edits.items()}
+    return {name: edit(name, units[name]) for name in sorted(edits, key=len, reverse=True)}
 
 
-def _is_share(key: str) -> bool:
-    return key.startswith("coverage") or key == "effect_error"
+def _said(name: str, named: Mapping[str, str]) -> str:
+    """A name in words; the edits in it as people write them."""
+    for wish, said in named.items():
+        name = name.replace(wish, said)
+    return words(", ".join(edit(part) for part in name.split(", ")))
 
 
 def _keys(rows: Mapping[str, Any]) -> list[str]:
@@ -246,22 +205,32 @@ def _keys(rows: Mapping[str, Any]) -> list[str]:
     return [key for key in COLUMNS if key in present] + [key for key in present if key not in COLUMNS]
 
 
-def _head(key: str) -> str:
-    return COLUMNS.get(key, sentence(key))
+def _table(
+    rows: Mapping[str, Any],
+    named: Mapping[str, str] = MappingProxyType({}),
+    write: Callable[[object], str] | None = None,
+) -> Table:
+    """The rows as text.
 
-
-def _table(rows: Mapping[str, Any]) -> Table:
-    keys = _keys(rows)
+    Args:
+        rows: By name, figures by name, or one figure each.
+        named: Edits as people write them.
+        write: How all of the figures are written, where they are of one kind.
+    """
+    keys = [key for key in _keys(rows) if key != "unit"]
     if not keys:
-        return Table(("Value",), tuple((words(name), (measured(value),)) for name, value in rows.items()))
+        told = ((_said(name, named), ((write or measured)(value),)) for name, value in rows.items())
+        return Table(("Value",), tuple(told))
     body = []
     for name, row in rows.items():
         figures = row if isinstance(row, Mapping) else {}
-        body.append((words(name), tuple(_figure(key, figures.get(key)) for key in keys)))
-    return Table(tuple(_head(key) for key in keys), tuple(body))
+        unit = figures.get("unit")
+        cells = (write(figures.get(key)) if write else figure(key, figures.get(key), unit) for key in keys)
+        body.append((_said(name, named), tuple(cells)))
+    return Table(tuple(COLUMNS.get(key) or sentence(_said(key, named)) for key in keys), tuple(body))
 
 
-def _edits(rows: Mapping[str, Any]) -> Edits:
+def _edits(rows: Mapping[str, Any], named: Mapping[str, str]) -> Edits:
     """Every edit beside doing nothing, which scores an RCE of 1 by definition and is never left out."""
     known_keys = (key for key in _keys(rows) if key not in DETAILS and not key.endswith("_noop"))
     keys = ["rce", *(key for key in known_keys if key != "rce")]
@@ -274,22 +243,22 @@ def _edits(rows: Mapping[str, Any]) -> Edits:
         still = {key: figures.get(f"{key}_noop") for key in keys} | {"rce": nothing}
         edits.append(
             Edit(
-                name=words(name),
-                figures=tuple(_figure(key, figures.get(key)) for key in keys),
-                nothing=tuple(_figure(key, still[key]) for key in keys),
+                name=named[name],
+                figures=tuple(figure(key, figures.get(key)) for key in keys),
+                nothing=tuple(figure(key, still[key]) for key in keys),
                 shares=(share_of(rce, end), share_of(nothing, end) or 0.0),
                 better=None if rce is None else rce < nothing,
             )
         )
-    return Edits(tuple(_head(key) for key in keys), tuple(edits))
+    return Edits(tuple(COLUMNS.get(key) or sentence(key) for key in keys), tuple(edits))
 
 
-def _details(rows: Mapping[str, Any]) -> Table | None:
+def _details(rows: Mapping[str, Any], named: Mapping[str, str]) -> Table | None:
     """What else is known of edits: where the error lies, and the effect in the factor's unit."""
     kept = {
         name: {key: row[key] for key in DETAILS if key in row} for name, row in rows.items() if isinstance(row, Mapping)
     }
-    return _table(kept) if any(kept.values()) else None
+    return _table(kept, named) if any(kept.values()) else None
 
 
 def _middle(value: object) -> float | None:
@@ -320,7 +289,7 @@ def _score(name: str, score: object) -> ScoreRow:
         return MISSING if found is None else fixed(found, decimals)
 
     return ScoreRow(
-        name=words(name),
+        name=metric(name),
         meaning=METRICS.get(name, ""),
         value=write(figures.get("value")),
         interval=f"{write(low)} to {write(high)}" if low is not None and high is not None else MISSING,
@@ -336,17 +305,17 @@ def _flat(rows: Mapping[str, Any]) -> Mapping[str, Any]:
         isinstance(row, Mapping) and row and all(isinstance(p, Mapping) for p in row.values()) for row in rows.values()
     ):
         return rows
-    return {f"{name}: {words(inner)}": part for name, row in rows.items() for inner, part in row.items()}
+    return {f"{name}: {inner}": part for name, row in rows.items() for inner, part in row.items()}
 
 
-def _further(evaluation: Mapping[str, Any]) -> list[tuple[str, Table]]:
+def _further(evaluation: Mapping[str, Any], named: Mapping[str, str]) -> list[tuple[str, Table]]:
     """Tables of what the evaluation holds beyond the sections that are explained here."""
     tables, single = [], {}
     for name, value in evaluation.items():
         if name in (*SECTIONS, "schema", "n"):
             continue
         if isinstance(value, Mapping) and value:
-            tables.append((FURTHER.get(name, sentence(name)), _table(_flat(value))))
+            tables.append((FURTHER.get(name, sentence(name)), _table(_flat(value), named, way(name))))
         elif isinstance(value, (str, int, float)):
             single[name] = value
     return [*tables, *([("Other figures", _table(single))] if single else [])]

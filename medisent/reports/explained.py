@@ -15,8 +15,8 @@ from medisent.reports.films import Film, LightTable, Picture, Scale, colour_scal
 from medisent.reports.pages import rendered
 from medisent.reports.traversals import Passages, Traversal, passages
 from medisent.reports.viewing import PAGE, Viewer, packed_program, program, viewer
-from medisent.reports.words import MISSING, decimals_for, fixed, known, measured, number, ordinal, sentence, words
 from medisent.volumes import Volume, pictures
+from medisent.words import known, measured, number, ordinal, readout, sentence, words
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Comparison:
     Attributes:
         factor: What was moved.
         role: Its role, ``anatomy`` or ``nuisance``.
-        title: What was asked, such as ``tumour volume 9.6 -> 19.2 mL``.
+        title: What was asked, such as ``tumour volume 9.6 → 19.2 mL``.
         after: The counterfactual, in the scan's own voxels.
         file: Where it was exported, relative to the page.
     """
@@ -354,14 +354,8 @@ def _groups(factors: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple[R
 
 
 def _row(row: Mapping[str, object]) -> Row:
-    estimate, low, high = (known(row.get(key)) for key in ("estimate", "low", "high"))
-    decimals = decimals_for(low, high)
+    text, interval = readout(row.get("estimate"), row.get("low"), row.get("high"))
     percentile = known(row.get("percentile"))
-    interval, text = MISSING, number(row.get("estimate"))
-    if low is not None and high is not None:
-        shown = [number(v) if decimals is None else fixed(v, decimals) for v in (low, high)]
-        interval = f"{shown[0]} to {shown[1]}"
-        text = text if estimate is None or decimals is None else fixed(estimate, decimals)
     level = known(row.get("level"))
     return Row(
         factor=words(row.get("name", "")),
@@ -369,7 +363,7 @@ def _row(row: Mapping[str, object]) -> Row:
         estimate=text,
         unit=str(row.get("unit") or ""),
         interval=interval,
-        level="" if level is None else f"{number(100 * level)}\u202f%",
+        level="" if level is None else f"{number(100 * level)} %",
         percentile=ordinal(percentile),
         outside=percentile is not None and not 0 < percentile < 100,
         strip=strip(row),
@@ -379,7 +373,7 @@ def _row(row: Mapping[str, object]) -> Row:
 def _common_level(factors: Sequence[Mapping[str, object]]) -> str:
     levels = {known(row.get("level")) for row in factors} - {None}
     level = levels.pop() if len(levels) == 1 else None
-    return "" if level is None else f"{number(100 * level)}\u202f% "
+    return "" if level is None else f"{number(100 * level)} % "
 
 
 def _check(name: str, value: object) -> Check:

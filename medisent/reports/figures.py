@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from medisent.reports.words import known
+from medisent.words import known
 
 WIDTH = 180.0  # of every drawing, in its own units
 EDGE = 6.0

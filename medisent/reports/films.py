@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Num
 
 from medisent.reports.pages import data_uri
-from medisent.reports.words import number
 from medisent.volumes import Volume, pictures
 from medisent.volumes.pictures import Plane, Profile, Upright, Window
+from medisent.words import number
 
 GREY_PIXELS = 288  # more do not fit beside each other on a page
 COLOUR_PIXELS = 160

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -11,7 +12,9 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from medisent.reports import words
+from medisent import words
+
+_PERCENT = re.compile(r"(?<=\d) %")
 
 
 def rendered(template: str, scripts: tuple[str, ...], facts: object, admitted: tuple[str, ...] = ()) -> str:
@@ -49,6 +52,13 @@ def embedded(content: str) -> Markup:
     return Markup(content.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
+def _unbroken(value: object) -> object:
+    """Text with a thin space, at which no line breaks, before each percent sign; all else as it is."""
+    if isinstance(value, str) and " %" in value and not isinstance(value, Markup):
+        return _PERCENT.sub("\u202f%", value)
+    return value
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -57,6 +67,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_unbroken,
     )
     environment.filters.update(
         number=words.number,

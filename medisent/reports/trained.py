@@ -13,8 +13,8 @@ from medisent.plurals import several
 from medisent.reports.curves import Chart, chart
 from medisent.reports.evaluated import Headline, Heat
 from medisent.reports.pages import data_uri, rendered
-from medisent.reports.words import MISSING, fixed, known, number, percent, words
 from medisent.volumes.pictures import Window, grey_png
+from medisent.words import MISSING, fixed, known, number, percent, words
 
 _GREYS = Window(0.0, 255.0)
 _MOST_COLUMNS = 8

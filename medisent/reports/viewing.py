@@ -12,8 +12,8 @@ from pathlib import Path
 from isal import igzip
 
 from medisent.reports.copies import STEP, Copies
-from medisent.reports.words import number
 from medisent.volumes.pictures import shade
+from medisent.words import number
 
 PAGE = 9_600_000  # characters that a page with all it holds may have
 _NODES = 33  # of the colour scale

@@ -16,6 +16,7 @@ from medisent.config.proposing.listing import Listing, known
 from medisent.config.proposing.sizes import Sizes, extent_mm
 from medisent.config.proposing.survey import HOUNSFIELD_AIR, Survey
 from medisent.plurals import several
+from medisent.words import percent
 
 SITE, BRIGHTNESS = "site", "measured brightness"
 _FEW_SUBJECTS, _FEW_HELD, _FEW_OF_LEVEL = 50, 5, 5
@@ -85,7 +86,7 @@ def of_scans(listing: Listing, survey: Survey, splits: Sequence[str], sizes: Siz
         yield f"{like_ct} of {looks} scans whose voxels were read have intensities of CT, the others have not."
     yield from _of_geometries(survey)
     if sizes.cut > _CUT_TOLD:
-        yield f"The grid cuts off up to {sizes.cut:.0%} of a scan's tissue. Give it more cells if that matters."
+        yield f"The grid cuts off up to {percent(sizes.cut)} of a scan's tissue. Give it more cells if that matters."
 
 
 def _of_copies(listing: Listing, survey: Survey, splits: Sequence[str]) -> Iterator[str]:
@@ -132,7 +133,7 @@ def of_labels(listing: Listing, guesses: Guesses) -> Iterator[str]:
         for name in filter(None, (column.column, column.mask)):
             missing = 1 - float(np.mean(known(listing.rows[name])))
             if missing > _MISSING_TOLD:
-                yield f"{missing:.0%} of column {name} is empty."
+                yield f"{percent(missing)} of column {name} is empty."
         rare = [level for level, number in _levels(listing, column).items() if number < _FEW_OF_LEVEL]
         if rare:
             yield f"{column.name} has fewer than {_FEW_OF_LEVEL} scans of {', '.join(rare)}: that is hard to learn."

@@ -12,6 +12,7 @@ from medisent.config.proposing.sizes import Sizes
 from medisent.config.proposing.survey import HOUNSFIELD_AIR, Survey
 from medisent.factors import SCANNER_FACTORS
 from medisent.plurals import several
+from medisent.words import percent
 
 _COMMENT_AT = 29
 _ROLES = "anatomy: to be explained; nuisance: to be told apart"
@@ -80,13 +81,14 @@ def _grid_lines(sizes: Sizes, survey: Survey) -> Iterator[str]:
     looked = several(len(survey.looks), "scan")
     yield f"# Holds the anatomy of {looked} whose voxels were read, centred on each field of view."
     if sizes.outside >= 0.005:
-        yield f"# It leaves out {sizes.outside:.0%} of the median scan's field, {_cut(sizes)}; edits reach no further."
+        share = percent(sizes.outside)
+        yield f"# It leaves out {share} of the median scan's field, {_cut(sizes)}; edits reach no further."
     yield _commented(f"spacing_mm = {sizes.grid.spacing_mm}", "of a cell; smaller structures are not seen")
     yield f"shape = {list(sizes.grid.shape)}"
 
 
 def _cut(sizes: Sizes) -> str:
-    return "air only" if sizes.cut < 0.0005 else f"and at most {sizes.cut:.1%} of a scan's tissue"
+    return "air only" if sizes.cut < 0.0005 else f"and at most {percent(sizes.cut, 1)} of a scan's tissue"
 
 
 def _scanner_lines(survey: Survey) -> Iterator[str]:
@@ -100,8 +102,7 @@ def _scanner_lines(survey: Survey) -> Iterator[str]:
 def _factor_lines(column: Column) -> Iterator[str]:
     yield from ("", "[[factors]]", f'name = "{column.name}"')
     yield _commented(f'role = "{column.role}"', _ROLES)
-    plain = column.why and not column.offset
-    yield _commented(f'kind = "{column.kind}"', column.why if plain else "")
+    yield _commented(f'kind = "{column.kind}"', "" if column.offset else column.why)
     optional = {"unit": column.unit, "column": column.column, "mask": column.mask}
     yield from (f"{name} = {_quoted(value)}" for name, value in optional.items() if value)
     if column.levels:
