@@ -219,8 +219,8 @@ def test_the_page_shows_every_row_measured_or_not():
 
 def test_a_cell_shows_the_median_and_every_value():
     column = next(c for kind in KINDS for c in kind.columns if c.head == "site told")
-    assert cell(standing().entries[0], column) == "0.40 (0.30, 0.40, 0.50)"
-    assert cell(standing().entries[-1], column) == MISSING
+    assert str(cell(standing().entries[0], column)) == "0.40 (0.30, 0.40, 0.50)"
+    assert str(cell(standing().entries[-1], column)) == MISSING
 
 
 def test_the_json_holds_every_seed_and_the_medians():

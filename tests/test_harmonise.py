@@ -1,6 +1,7 @@
 """Laws of harmonising: sites are told where they differ and only there, anatomy and place stay, doubt is said."""
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medisent.cli import main
 from medisent.errors import CohortError
 from medisent.formats import read
-from medisent.harmonisation import Target, harmonised_scan, site_test, sketch, visits_of, why_not
+from medisent.harmonisation import (
+    Findings,
+    Look,
+    Sketch,
+    Target,
+    Visit,
+    harmonised_scan,
+    site_test,
+    sketch,
+    visits_of,
+    why_not,
+)
 from medisent.harmonisation.scanner import DOUBTS, known
-from medisent.readings import read_factors
+from medisent.readings import Readout, read_factors
 
 DATA = Path(os.environ.get("MEDISENT_TEST_DATA", "/nonexistent"))
 
@@ -155,6 +169,7 @@ def test_where_sites_do_not_differ_scans_are_left_as_they_are_unless_it_is_insis
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "harmonisation.html",
         "harmonisation.json",
+        "harmonisation.tsv",
         "manifest.json",
     ]
     page = Path(told["page"]).read_text(encoding="utf-8")
@@ -189,3 +204,41 @@ def test_of_a_real_phantom_that_the_model_does_not_know_brightness_alone_is_move
     for scan, name in zip(scans, told["scans"], strict=True):
         one, two = read(scan), read(name)
         assert np.corrcoef(one.voxels.ravel(), two.voxels.ravel())[0, 1] > 0.9999
+
+
+def found(changes, *, known=True, after=True):
+    """Findings of scans whose one readout, 10 in 8 to 12, changed by so much each."""
+
+    def look(value):
+        rows = {"size": Readout("size", "anatomy", "mL", 10.0 + value, 8.0 + value, 12.0 + value, 0.9, 50.0)}
+        return Look(Sketch(np.zeros(25), np.zeros(512), np.zeros(2)), rows, known, 0.0)
+
+    visits = [Visit(Path(f"{i}.nii"), "", str(i), str(i)) for i in range(1, len(changes) + 1)]
+    moved = [look(change) for change in changes] if after else []
+    return Findings(visits, [look(0.0) for _ in changes], moved, "No sites.", None)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, -0.5, 2.5, -3.0]), min_size=1, max_size=40))
+def test_the_anatomy_is_as_it_was_only_while_no_readout_leaves_its_interval(changes):
+    kept = found(changes).kept()
+    left = sum(abs(change) > 2 for change in changes)
+    assert kept.left == {"size": left}
+    assert (kept.verdict == "yes") == (left == 0 and abs(np.median(changes)) <= 1)
+    assert (kept.verdict == "no") == (left > math.ceil(0.1 * len(changes) - 1e-9) or abs(np.median(changes)) > 1)
+
+
+def test_readouts_that_all_drift_one_way_are_no_anatomy_as_it_was():
+    assert found([1.5] * 20).kept().verdict == "no"
+    assert found([1.5, -1.5] * 10).kept().verdict == "yes"
+
+
+def test_of_scans_that_the_model_does_not_know_nobody_says_whether_anatomy_was_kept():
+    assert found([0.0] * 5, known=False).kept() is None
+    assert found([0.0] * 5, after=False).kept() is None
+
+
+def test_the_table_of_all_scans_has_every_readout_in_full_digits():
+    rows = [line.split("\t") for line in found([1 / 3, 0.0]).table().splitlines()]
+    assert rows[0] == ["scan", "site", "known", "size_before", "size_low", "size_high", "size_after"]
+    assert rows[1] == ["1", "", "yes", "10.0", "8.0", "12.0", repr(10 + 1 / 3)]
+    assert len(rows) == 3

@@ -11,10 +11,9 @@ from typing import Any
 
 from medisent.bench.figures import SCHEMA, Edit, Figures, Leak, Result, read_result
 from medisent.files import write_text
-from medisent.reports import BenchTable, bench_page
+from medisent.reports import BenchCell, BenchTable, bench_page
 from medisent.version import versions
-
-MISSING = "–"
+from medisent.words import MISSING, fixed
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,12 @@ class Column:
     Attributes:
         head: Above it.
         value: From the figures of one seed; None is what does not apply.
+        key: Its name in ``bench.json``; without one the head.
     """
 
     head: str
     value: Callable[[Figures], float | None]
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Standing:
         tables = []
         for kind in KINDS:
             rows = [(entry.title, [cell(entry, column) for column in kind.columns]) for entry in self.entries]
-            rows = [(title, cells) for title, cells in rows if any(c != MISSING for c in cells)]
+            rows = [(title, cells) for title, cells in rows if any(c.text != MISSING for c in cells)]
             if rows:
                 tables.append(BenchTable(kind.title, kind.says, ("method", *(c.head for c in kind.columns)), rows))
         return [*tables, _about(self.entries)]
@@ -89,7 +90,9 @@ class Standing:
         rows = {}
         for entry in self.entries:
             medians = {
-                f"{kind.title}: {column.head}": middle(entry, column) for kind in KINDS for column in kind.columns
+                f"{kind.title}: {column.key or column.head}": middle(entry, column)
+                for kind in KINDS
+                for column in kind.columns
             }
             rows[entry.name] = {
                 "title": entry.title,
@@ -104,7 +107,11 @@ class Standing:
         parts = ["# Benchmark", "", *_INTRODUCTION, "", f"Size: {self.size}.", ""]
         for table in self.tables():
             parts += [f"## {table.title}", "", table.says, ""] if table.says else [f"## {table.title}", ""]
-            lines = [table.heads, tuple("---" for _ in table.heads), *((t, *cells) for t, cells in table.rows)]
+            lines = [
+                table.heads,
+                tuple("---" for _ in table.heads),
+                *((t, *map(str, cells)) for t, cells in table.rows),
+            ]
             parts += ["| " + " | ".join(line) + " |" for line in lines]
             parts.append("")
         return "\n".join(parts)
@@ -121,7 +128,7 @@ def write_standing(out: Path, rows: Sequence[Any], size: str) -> Standing:
     standing = Standing(entries, size)
     write_text(out / "bench.json", json.dumps(standing.to_json(), indent=2, ensure_ascii=False) + "\n")
     write_text(out / "bench.md", standing.markdown())
-    write_text(out / "bench.html", bench_page("Benchmark", (*_INTRODUCTION, size), standing.tables()))
+    write_text(out / "bench.html", bench_page("Benchmark", (_ON_THE_PAGE, f"Size: {size}."), standing.tables()))
     return standing
 
 
@@ -137,28 +144,34 @@ def middle(entry: Entry, column: Column) -> float | None:
     return median(found) if found else None
 
 
-def cell(entry: Entry, column: Column) -> str:
-    """The median and, in brackets, the value of every seed."""
+def cell(entry: Entry, column: Column) -> BenchCell:
+    """The median and, where they differ, the value of every seed."""
     found = values(entry, column)
     if not found:
-        return MISSING
-    whole = short(median(found))
-    return whole if len(set(map(short, found))) == 1 else f"{whole} ({', '.join(map(short, found))})"
+        return BenchCell(MISSING)
+    every = tuple(map(short, found))
+    return BenchCell(short(median(found)), every if len(set(every)) > 1 else ())
 
 
 def short(value: float) -> str:
     """Two decimals; three where two would leave little."""
-    return f"{value:.3f}" if abs(value) < 0.1 else f"{value:.2f}"
+    return fixed(value, 3 if abs(value) < 0.1 else 2)
 
 
 def _about(entries: Sequence[Entry]) -> BenchTable:
     rows = []
     for entry in entries:
         steps = sorted({result.steps for result in entry.results})
-        time = f"{median(r.seconds for r in entry.results):.0f} s" if entry.results else MISSING
+        time = _minutes(median(r.seconds for r in entry.results)) if entry.results else MISSING
         seeds = str(len(entry.results)) if entry.results else "not measured"
-        rows.append((entry.title, [entry.note, ", ".join(map(str, steps)) or MISSING, time, seeds]))
-    return BenchTable("What each row is", "", ("method", "what it is", "steps", "time, median", "seeds"), rows)
+        cells = (entry.note, ", ".join(f"{count:,}" for count in steps) or MISSING, time, seeds)
+        rows.append((entry.title, [BenchCell(text) for text in cells]))
+    heads = ("method", "what it is", "steps", "time, median", "seeds")
+    return BenchTable("What each row is", "", heads, rows, sentences=1)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _read(name: str) -> Callable[[Figures], float | None]:
@@ -200,41 +213,43 @@ def _r2(leak: Leak | None) -> float | None:
 
 
 _EDITS = {
-    "brightness x1.5": "brightness",
-    "contrast x1.2": "contrast",
-    "ventricles x1.6": "ventricle_volume",
-    "tumour +15 mL": "tumour_volume",
+    "brightness x1.5": ("brightness × 1.5", "brightness"),
+    "contrast x1.2": ("contrast × 1.2", "contrast"),
+    "ventricles x1.6": ("ventricles × 1.6", "ventricle_volume"),
+    "tumour +15 mL": ("tumour + 15 mL", "tumour_volume"),
 }
+"""By name in ``bench.json``: as people write it, and whose edit it is."""
+
 _FACTORS = {"tumour": "tumour_volume", "ventricles": "ventricle_volume", "head size": "head_size", "gain": "brightness"}
 
 KINDS = (
     Kind(
         "Edits: relative counterfactual error",
         "The error after an edit, as a share of the true change; median of up to 20 scans. 0 is perfect, no edit is 1.",
-        tuple(Column(head, _edit(name, lambda e: e.rce)) for head, name in _EDITS.items()),
+        tuple(Column(head, _edit(name, lambda e: e.rce), key) for key, (head, name) in _EDITS.items()),
     ),
     Kind(
         "Edits: effect error",
         "By how much the size of the change misses the true one, relative to it, by a ruler that is not the model.",
-        tuple(Column(head, _edit(name, lambda e: e.effect_error)) for head, name in _EDITS.items()),
+        tuple(Column(head, _edit(name, lambda e: e.effect_error), key) for key, (head, name) in _EDITS.items()),
     ),
     Kind(
         "Readouts",
-        "R2 of the method's own estimates, and the share of truths inside their 90 % intervals.",
+        "R² of the method's own estimates, and the share of truths inside their 90 % intervals.",
         (
-            *(Column(f"{head}, R2", _read(name)) for head, name in _FACTORS.items()),
+            *(Column(f"{head}, R²", _read(name), f"{head}, R2") for head, name in _FACTORS.items()),
             *(Column(f"{head}, inside", _inside(name)) for head, name in _FACTORS.items()),
         ),
     ),
     Kind(
         "What the whole code tells",
-        "R2 of ridge regression or boosted trees on all latents, whichever is better, cross-fitted by subject. For "
+        "R² of ridge regression or boosted trees on all latents, whichever is better, cross-fitted by subject. For "
         "codes without blocks this takes the place of a readout.",
         tuple(Column(head, _probed(name)) for head, name in (*_FACTORS.items(), ("contrast", "contrast"))),
     ),
     Kind(
         "Blocks and their factors",
-        "R2 of ridge regression or boosted trees, whichever is better, cross-fitted by subject: of a factor from its "
+        "R² of ridge regression or boosted trees, whichever is better, cross-fitted by subject: of a factor from its "
         "own block, and the worst pair of a factor's block and another factor.",
         (
             *(Column(head, _owned(name)) for head, name in (*_FACTORS.items(), ("contrast", "contrast"))),
@@ -243,7 +258,7 @@ KINDS = (
     ),
     Kind(
         "Leakage between the partitions",
-        "The worst pair: R2 of ridge regression or boosted trees, whichever is better, cross-fitted by subject, from "
+        "The worst pair: R² of ridge regression or boosted trees, whichever is better, cross-fitted by subject, from "
         "any block of one role to any factor of the other (tumour, ventricles, head size; gain, contrast, bias field). "
         "The site is told from all anatomy blocks together, of codes without blocks from the whole code.",
         (
@@ -273,6 +288,11 @@ KINDS = (
     ),
 )
 
+_ON_THE_PAGE = (
+    "Made by medisent bench on rendered heads, whose truth is known. A figure is the median over the seeds of "
+    "training; below it, where they differ, stand the values of all seeds. Methods are judged on other heads and other "
+    "scanners of the same kind than those they learned from, unless the row says more. A dash is what does not apply."
+)
 _INTRODUCTION = (
     "Made by `medisent bench` on rendered heads, whose truth is known: medians over the seeds of training, the value "
     "of every seed in brackets. Methods are judged on other heads and other scanners of the same kind than those they "

@@ -124,6 +124,7 @@ class Harmonizing:
             findings, [one.read for one in sources], [partial(read, place / name) for name in names], self.goal
         )
         write_text(place / "harmonisation.html", text)
+        write_text(place / "harmonisation.tsv", findings.table())
         write_text(place / "harmonisation.json", json.dumps(jsonable(findings.summary()), indent=2) + "\n")
         said = {
             "schema": 1,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from medisent.harmonisation.sites import SiteTest, Sketch, site_test, sketch, wh
 from medisent.readings import Reading, Readout, read_factors
 from medisent.volumes import Volume
 
+Verdict = Literal["yes", "mostly", "no"]
+_DRIFT = 0.5  # of a half width
 NO_SITES = "No sites were given, so that nobody can tell whether the scanners differed, nor whether they still do."
 
 
@@ -133,6 +138,42 @@ class Moved:
     beyond: float
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Whether the anatomy is read as it was, over the scans that the model knows.
+
+    A readout that does not depend on the scanner stays where it was. One that does is put right by harmonising, and
+    even if each came to lie on the truth some would leave their interval: a 90 % interval misses the truth in one scan
+    of ten. So the anatomy counts as it was while no readout leaves its interval; mostly, while no more do than would on
+    their way to the truth; and not at all where more do, or where all of them drift by half of a half width.
+
+    Attributes:
+        scans: How many scans the model knows.
+        level: How often intervals are meant to hold the truth.
+        left: By factor, how many readouts left the interval that the scan itself had given.
+        drift: By factor, the median change in half widths, with its sign.
+    """
+
+    scans: int
+    level: float
+    left: Mapping[str, int]
+    drift: Mapping[str, float]
+
+    @property
+    def allowed(self) -> int:
+        """How many readouts of a factor would leave their intervals if each came to lie on the truth."""
+        return math.ceil((1 - self.level) * self.scans - 1e-9)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the anatomy is as it was."""
+        if any(count > self.allowed for count in self.left.values()) or any(
+            abs(d) > _DRIFT for d in self.drift.values()
+        ):
+            return "no"
+        return "mostly" if any(self.left.values()) else "yes"
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """Scans before and, where they were moved, after.
@@ -185,9 +226,44 @@ class Findings:
             beyond=float((change > half).mean()),
         )
 
+    def half_widths(self, index: int, name: str) -> float:
+        """By how much a scan's readout changed, in half widths of its interval, with its sign."""
+        one, two = self.before[index].readouts[name], (self.after or self.before)[index].readouts[name]
+        return 2 * (two.estimate - one.estimate) / max(one.high - one.low, 1e-12)
+
+    def kept(self) -> Kept | None:
+        """Whether the anatomy is read as it was; None where nothing was moved, or where nobody can say."""
+        names = self.of_role("anatomy")
+        known = [index for index, one in enumerate(self.before) if one.known]
+        if not (self.after and names and known):
+            return None
+        left = dict.fromkeys(names, 0)
+        for index in known:
+            for name in names:
+                one, two = (looks[index].readouts[name] for looks in (self.before, self.after))
+                left[name] += not one.low <= two.estimate <= one.high
+        drift = {name: float(np.median([self.half_widths(index, name) for index in known])) for name in names}
+        return Kept(len(known), self.before[0].readouts[names[0]].level, left, drift)
+
+    def table(self) -> str:
+        """Every readout of every scan before and after, in full digits, tab-separated."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        names = [*self.of_role("anatomy"), *self.of_role("nuisance")]
+        parts = ("before", "low", "high", *(["after"] if self.after else []))
+        writer.writerow(["scan", "site", "known", *(f"{name}_{part}" for name in names for part in parts)])
+        for index, (visit, one) in enumerate(zip(self.visits, self.before, strict=True)):
+            cells: list[object] = [visit.label, visit.site, "yes" if one.known else "no"]
+            for name in names:
+                found = one.readouts[name]
+                cells += [found.estimate, found.low, found.high]
+                cells += [self.after[index].readouts[name].estimate] if self.after else []
+            writer.writerow(cells)
+        return stream.getvalue()
+
     def summary(self) -> dict[str, object]:
         """The content of ``harmonisation.json`` but for the names of files."""
-        names = [*self.of_role("anatomy"), *self.of_role("nuisance")]
+        names, kept = [*self.of_role("anatomy"), *self.of_role("nuisance")], self.kept()
         return {
             "schema": 1,
             "n": len(self.visits),
@@ -196,6 +272,7 @@ class Findings:
             "sites_before": _told(self.sites_before),
             "sites_after": _told(self.sites_after),
             "readouts": {name: asdict(self.moved(name)) for name in names},
+            "anatomy_kept": {**asdict(kept), "allowed": kept.allowed, "verdict": kept.verdict} if kept else None,
         }
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from medisent.harmonisation.findings import Findings
+from medisent.harmonisation.findings import Findings, Kept
 from medisent.harmonisation.sites import VIEWS, SiteTest
 from medisent.plurals import several
 from medisent.reports import Answer, Columns, Pair, Window, harmonisation_page, planes
 from medisent.volumes import Volume
 from medisent.volumes.pictures import robust_window
-from medisent.words import fixed, number, percent, words
+from medisent.words import MISSING, fixed, number, percent, readout_decimals, sentence, words
 
 _PICTURES = 4
 METHODS = (
@@ -37,14 +37,16 @@ def page(
         goal: The scanner that scans were brought to, in words.
     """
     pictures, windows = _pictures(findings, before, after)
-    heads = ("Median before", "After", "Spread before", "After", "Change of a scan, median", "Interval's half width")
+    heads = ("Median", "Spread over scans", "Change of a scan, median", "Interval's half width")
     return harmonisation_page(
         _headline(findings, goal),
         answers=[_effect(findings), _still(findings), _kept(findings)],
         warnings=list(_warnings(findings)),
         sites=_sites(findings),
-        anatomy=Columns((*heads, "Scans beyond it"), [_moved(findings, name) for name in findings.of_role("anatomy")]),
-        scanner=Columns((*heads, "Scans beyond it"), [_moved(findings, name) for name in findings.of_role("nuisance")]),
+        anatomy=Columns(
+            (*heads, "Left their interval"), [_anatomy(findings, name) for name in findings.of_role("anatomy")]
+        ),
+        scanner=Columns(heads, [_moved(findings, name) for name in findings.of_role("nuisance")]),
         pictures=pictures,
         windows=windows,
         scans=_scans(findings),
@@ -99,14 +101,29 @@ def _kept(findings: Findings) -> Answer:
     if findings.unknown == len(findings.visits):
         detail = "The model does not know such scans, and what it reads from them means nothing."
         return Answer(question, "Cannot be told", detail, "warn")
-    moved = {name: findings.moved(name) for name in names}
-    worst = max(names, key=lambda name: moved[name].change / max(moved[name].half_width, 1e-12))
-    share = moved[worst].change / max(moved[worst].half_width, 1e-12)
-    detail = (
-        f"{words(worst).capitalize()} moved most: by {number(moved[worst].change, 2)} {moved[worst].unit} a scan, "
-        f"{percent(share)} of its interval's half width."
-    )
-    return Answer(question, "Yes" if share < 0.5 else "Not quite", detail, "ok" if share < 0.5 else "warn")
+    kept = findings.kept()
+    if kept is None:
+        return Answer(question, "Cannot be told", "No scan is known to the model.", "warn")
+    answer, mark = {"yes": ("Yes", "ok"), "mostly": ("Mostly", "info"), "no": ("No", "warn")}[kept.verdict]
+    return Answer(question, answer, _kept_because(kept, len(findings.visits)), mark)
+
+
+def _kept_because(kept: Kept, total: int) -> str:
+    """The figures by which it was judged whether the anatomy is as it was."""
+    every = f"{percent(kept.level)} interval"
+    scans = several(kept.scans, "scan") + (" that the model knows" if kept.scans < total else "")
+    if not any(kept.left.values()):
+        detail = f"No readout of the anatomy left its {every} in {scans}"
+    else:
+        most = max(kept.left, key=lambda name: kept.left[name])
+        share = percent(kept.left[most] / kept.scans, 1)
+        more = kept.left[most] > kept.allowed
+        detail = f"{sentence(most)} left its {every} in {kept.left[most]} of {scans} ({share}), " + (
+            f"more than the {kept.allowed} that would" if more else f"where up to {kept.allowed} would"
+        )
+        detail += " if every readout were moved onto the truth"
+    furthest = max(kept.drift, key=lambda name: abs(kept.drift[name]))
+    return f"{detail}. {sentence(furthest)} drifted most, by {percent(abs(kept.drift[furthest]))} of its half width."
 
 
 def _warnings(findings: Findings) -> list[str]:
@@ -141,25 +158,51 @@ def _sites(findings: Findings) -> Columns | None:
 
 def _moved(findings: Findings, name: str) -> tuple[str, tuple[str, ...]]:
     it = findings.moved(name)
-    figures = (it.before, it.after, it.spread_before, it.spread_after, it.change, it.half_width)
+    decimals = readout_decimals(it.before, it.before - it.half_width, it.before + it.half_width)
+    pairs = ((it.before, it.after), (it.spread_before, it.spread_after))
+    told = [_arrow(one, two if findings.after else None, decimals) for one, two in pairs]
     unit = f" ({it.unit})" if it.unit else ""
-    return words(name) + unit, (*(number(figure) for figure in figures), percent(it.beyond))
+    return words(name) + unit, (*told, number(it.change, 2), number(it.half_width, 2))
+
+
+def _anatomy(findings: Findings, name: str) -> tuple[str, tuple[str, ...]]:
+    title, cells = _moved(findings, name)
+    kept = findings.kept()
+    return title, (*cells, f"{kept.left[name]} of {kept.scans}" if kept else MISSING)
+
+
+def _arrow(before: float, after: float | None, decimals: int) -> str:
+    """What was and what became of it, with equally many decimals."""
+    return fixed(before, decimals) + ("" if after is None else f" → {fixed(after, decimals)}")
 
 
 def _scans(findings: Findings) -> Columns:
-    names = findings.of_role("nuisance")
-    heads = ("Site", *(words(name).capitalize() for name in names), "Known to the model")
+    """A row a scan, those first whose anatomy is read most unlike before."""
+    anatomy, nuisance = findings.of_role("anatomy"), findings.of_role("nuisance")
+    most = {
+        index: max(((abs(findings.half_widths(index, name)), name) for name in anatomy), default=(0.0, ""))
+        for index in range(len(findings.visits))
+    }
+    heads = ("Site", "Anatomy that moved most", "Half widths", *map(sentence, nuisance), "Known")
     rows = []
-    for i, (visit, one) in enumerate(zip(findings.visits, findings.before, strict=True)):
-        after: Mapping[str, object] = findings.after[i].readouts if findings.after else {}
-        cells = []
-        for name in names:
-            text = number(one.readouts[name].estimate)
-            if after:
-                text += f" → {number(findings.after[i].readouts[name].estimate)}"
-            cells.append(text)
-        rows.append((visit.label, (visit.site or "–", *cells, "yes" if one.known else "no")))
+    for index in sorted(most, key=lambda index: -most[index][0]):
+        visit, one = findings.visits[index], findings.before[index]
+        size, name = most[index]
+        shown = f"{words(name)} {_reading(findings, index, name)}" if name and findings.after else MISSING
+        figures = (_reading(findings, index, name) for name in nuisance)
+        known = "yes" if one.known else "no"
+        rows.append((visit.label, (visit.site or MISSING, shown, fixed(size, 2), *figures, known)))
     return Columns(heads, rows)
+
+
+def _reading(findings: Findings, index: int, name: str) -> str:
+    one = findings.before[index].readouts[name]
+    after = findings.after[index].readouts[name].estimate if findings.after else None
+    decimals = readout_decimals(one.estimate, one.low, one.high)
+    if after is not None and after != one.estimate and fixed(after, decimals) == fixed(one.estimate, decimals):
+        decimals += 1
+    text = _arrow(one.estimate, after, decimals)
+    return f"{text} {one.unit}".rstrip()
 
 
 def _pictures(
@@ -174,9 +217,9 @@ def _pictures(
         then = planes(after[i](), window=two, height=190) if after else None
         title = sites[i] or f"Scan {findings.visits[i].label}"
         pairs.append(Pair(title, planes(before[i](), window=one, height=190), then))
-    said = f"All scans before: black {number(one.low)}, white {number(one.high)}"
+    said = f"All scans before: black {number(one.low, 2)}, white {number(one.high, 2)}"
     if after:
-        said += f"; all after: black {number(two.low)}, white {number(two.high)}"
+        said += f"; all after: black {number(two.low, 2)}, white {number(two.high, 2)}"
     return pairs, said + ", in the scans' own units."
 
 

@@ -1,6 +1,6 @@
 """The pages people open: a scan explained, a model measured, a training, methods compared. Plain values in, HTML."""
 
-from medisent.reports.benched import BenchTable, bench_page
+from medisent.reports.benched import BenchCell, BenchTable, bench_page
 from medisent.reports.evaluated import evaluation_page
 from medisent.reports.explained import Answer, Comparison, EditCheck, FactorMap, explanation_page, scan_page
 from medisent.reports.harmonised import Columns, Pair, harmonisation_page
@@ -10,6 +10,7 @@ from medisent.volumes.pictures import Window, planes
 
 __all__ = [
     "Answer",
+    "BenchCell",
     "BenchTable",
     "Block",
     "Columns",

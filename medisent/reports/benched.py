@@ -9,6 +9,17 @@ from medisent.reports.pages import rendered
 
 
 @dataclass(frozen=True)
+class BenchCell:
+    """A figure, and those behind it; as text these stand in brackets."""
+
+    text: str
+    behind: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text} ({', '.join(self.behind)})" if self.behind else self.text
+
+
+@dataclass(frozen=True)
 class BenchTable:
     """Figures of methods.
 
@@ -17,12 +28,14 @@ class BenchTable:
         says: What its columns mean; empty is nothing.
         heads: Of all columns, that of the methods first.
         rows: A method and its cells.
+        sentences: How many columns after that of the methods hold sentences.
     """
 
     title: str
     says: str
     heads: tuple[str, ...]
-    rows: Sequence[tuple[str, Sequence[str]]]
+    rows: Sequence[tuple[str, Sequence[BenchCell]]]
+    sentences: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from medisent.words import fixed, number
 
 WIDTH, HEIGHT = 320.0, 150.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 10.0, 22.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 62.0, 10.0, 22.0
+_LINE = 12.5  # from one label to the next below it
 _MOST_POINTS = 160
 
 Points = Sequence[tuple[float, float]]
@@ -37,8 +38,11 @@ class Chart:
         held: The path of what was found in held-out scans, or empty.
         dots: The same as places.
         limit: Where a value that must not be passed lies, if there is one.
+        limit_end: Where its label stands, unless that of a line takes the place.
         across: Marks at the axis of steps.
         up: Marks at the axis of values.
+        line_end: Where the label of the first line stands, and what it says.
+        held_end: The same of the second.
         kind: ``anatomy``, ``nuisance`` or empty, for its colour.
     """
 
@@ -48,9 +52,22 @@ class Chart:
     held: str
     dots: tuple[tuple[float, float], ...]
     limit: float | None
+    limit_end: float | None
     across: tuple[Tick, ...]
     up: tuple[Tick, ...]
+    line_end: Tick | None
+    held_end: Tick | None
     kind: str = ""
+
+    @property
+    def left(self) -> float:
+        """Where the axis of steps begins."""
+        return _LEFT
+
+    @property
+    def right(self) -> float:
+        """Where it ends."""
+        return WIDTH - _RIGHT
 
 
 def chart(
@@ -60,6 +77,7 @@ def chart(
     *,
     end: float,
     now: str = "",
+    ends: tuple[str, str] = ("", ""),
     between: tuple[float, float] | None = None,
     limit: float | None = None,
     kind: str = "",
@@ -72,6 +90,7 @@ def chart(
         held: What was found in held-out scans.
         end: The step at the right end.
         now: What to say of the last value.
+        ends: What to write where the two lines end.
         between: The lower and upper end of the axis; else what holds all values but those of the first steps.
         limit: A value to draw a line at.
         kind: For its colour.
@@ -83,18 +102,37 @@ def chart(
         share = (min(max(value, low), high) - low) / (high - low)
         return round(x, 1), round(HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * share, 1)
 
-    dots = tuple(place(*point) for point in held)
+    line, dots = [place(*point) for point in _thinned(seen)], tuple(place(*point) for point in held)
+    gate = None if limit is None else place(0, limit)[1]
+    line_end, held_end = _labelled(line, dots, ends)
     return Chart(
         title=title,
         now=now,
-        line=_path([place(*point) for point in _thinned(seen)]),
+        line=_path(line),
         held=_path(dots),
         dots=dots,
-        limit=None if limit is None else place(0, limit)[1],
-        across=tuple(Tick(place(step, low)[0], fixed(step, 0)) for step in (0, _round_step(end))),
+        limit=gate,
+        limit_end=None if gate is None or any(abs(gate - at.at) < _LINE for at in (line_end, held_end) if at) else gate,
+        across=tuple(Tick(place(step, low)[0], fixed(step, 0)) for step in (0, end)),
         up=tuple(Tick(place(0, value)[1], _short(value, high - low)) for value in _ticks(low, high)),
+        line_end=line_end,
+        held_end=held_end,
         kind=kind,
     )
+
+
+def _labelled(
+    line: Sequence[tuple[float, float]], dots: Sequence[tuple[float, float]], ends: tuple[str, str]
+) -> tuple[Tick | None, Tick | None]:
+    """The labels at the ends of two lines, moved apart where they would lie on each other."""
+    places = [points[-1][1] if points and text else None for points, text in zip((line, dots), ends, strict=True)]
+    one, other = places
+    if one is not None and other is not None and abs(one - other) < _LINE:
+        middle = min(max((one + other) / 2, _TOP + _LINE / 2), HEIGHT - _BOTTOM - _LINE / 2)
+        above, below = middle - _LINE / 2, middle + _LINE / 2
+        places = [above, below] if one <= other else [below, above]
+    first, second = (None if at is None else Tick(round(at, 1), text) for at, text in zip(places, ends, strict=True))
+    return first, second
 
 
 def _late(points: Points) -> Points:
@@ -139,11 +177,3 @@ def _short(value: float, span: float) -> str:
     if abs(value) >= 100_000:
         return number(value, 2)
     return fixed(value, max(0, min(4, 1 - math.floor(math.log10(span)))) if span < 10 else 0)
-
-
-def _round_step(end: float) -> float:
-    """The largest round number of steps that is not above the end."""
-    if end < 2:
-        return end
-    unit = 10.0 ** math.floor(math.log10(end))
-    return max(size * unit for size in (1, 2, 5) if size * unit <= end)

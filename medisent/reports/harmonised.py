@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from medisent.reports.explained import Answer
 from medisent.reports.pages import data_uri, rendered
 
-MOST_ROWS = 100
+FIRST_ROWS, MOST_ROWS = 8, 200
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class HarmonisationPage:
     pictures: tuple[tuple[str, str, str], ...]
     windows: str
     scans: Columns
+    folded: Columns
     more: int
     methods: tuple[str, ...]
 
@@ -70,7 +71,7 @@ def harmonisation_page(
         scanner: The same of the scanner.
         pictures: Some scans.
         windows: What is black and white in them.
-        scans: A row a scan; the first hundred are shown.
+        scans: A row a scan, those first that matter most; the others are folded away.
         methods: How it was done and measured.
     """
     shown = tuple((it.title, data_uri(it.before), data_uri(it.after) if it.after else "") for it in pictures)
@@ -84,7 +85,8 @@ def harmonisation_page(
         scanner=scanner,
         pictures=shown,
         windows=windows,
-        scans=Columns(scans.heads, scans.rows[:MOST_ROWS]),
+        scans=Columns(scans.heads, scans.rows[:FIRST_ROWS]),
+        folded=Columns(scans.heads, scans.rows[FIRST_ROWS:MOST_ROWS]),
         more=max(0, len(scans.rows) - MOST_ROWS),
         methods=tuple(methods),
     )

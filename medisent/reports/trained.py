@@ -254,9 +254,9 @@ def _readouts(looks: Sequence[Mapping[str, Any]], blocks: Sequence[Block], end: 
         block = known_blocks.get(name, Block(name, "", 0))
         errors = _points(looks, lambda found, name=name: ((found.get("readout") or {}).get(name) or {}).get("mae"))
         if points:
-            off = f", off by {number(errors[-1][1])} {block.unit}".rstrip() if errors else ""
-            now = f"R² {fixed(points[-1][1], 2)}{off}"
-            yield chart(words(name), [], points, end=end, now=now, between=(-0.1, 1.0), kind=block.role)
+            now = f"off by {number(errors[-1][1], 2)} {block.unit}".rstrip() if errors else ""
+            last = ("", fixed(points[-1][1], 2))
+            yield chart(words(name), [], points, end=end, now=now, ends=last, between=(-0.1, 1.0), kind=block.role)
 
 
 def _terms(seen: Sequence[Mapping[str, Any]], looks: Sequence[Mapping[str, Any]], end: float) -> Iterator[Chart]:
@@ -266,23 +266,32 @@ def _terms(seen: Sequence[Mapping[str, Any]], looks: Sequence[Mapping[str, Any]]
         held = _points(looks, lambda found, name=name: (found.get("nats") or {}).get(name))
         if any(value for _, value in (*line, *held)):
             title = "total, weighted" if name == "total" else words(name)
-            yield chart(title, line, held, end=end, now=f"{number((held or line)[-1][1])} nats")
+            now = f"{number((held or line)[-1][1])} nats"
+            yield chart(title, line, held, end=end, now=now, ends=("training", "held-out"))
 
 
 def _leaks(
     looks: Sequence[Mapping[str, Any]], blocks: Sequence[Block], end: float, gate: float | None
 ) -> Iterator[Chart]:
     for block in blocks:
-        points, now = [], ""
+        points, now, last = [], "", ""
         for record in looks:
             row = (record["validation"].get("leakage") or {}).get(block.name) or {}
             pairs = _foreign({block.name: row})
             if pairs:
                 points.append((float(record["step"]), pairs[0][0]))
-                now = f"{words(pairs[0][2])} {fixed(pairs[0][0], 2)}"
+                now, last = words(pairs[0][2]), fixed(pairs[0][0], 2)
         if points:
             yield chart(
-                words(block.name), [], points, end=end, now=now, between=(0.0, 1.0), limit=gate, kind=block.role
+                words(block.name),
+                [],
+                points,
+                end=end,
+                now=now,
+                ends=("", last),
+                between=(0.0, 1.0),
+                limit=gate,
+                kind=block.role,
             )
 
 

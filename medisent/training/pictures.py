@@ -12,9 +12,11 @@ from torch import Tensor
 
 from medisent.batches import Batch
 from medisent.errors import InterventionError
+from medisent.factors import Factor
 from medisent.mechanisms import Scene, mechanism_of
 from medisent.model import Abduction, PartitionedVAE
 from medisent.readings import estimates
+from medisent.words import amount, decimals_of, words
 
 MOST_SCANS, _MOST_FACTORS, _MOST_PIXELS = 3, 6, 128
 _LEAST_KNOWN = 5  # values from which a low and a high one are told
@@ -75,7 +77,7 @@ class Album:
 
     def asked(self) -> tuple[str, ...]:
         """What each edit asks for, in words."""
-        return tuple(edit.asked.replace("_", " ") for edit in self.edits)
+        return tuple(words(edit.asked) for edit in self.edits)
 
     @torch.no_grad()
     def drawn(self, network: PartitionedVAE) -> UInt8[np.ndarray, "cells rows columns"]:
@@ -135,9 +137,17 @@ def _edits(network: PartitionedVAE, shown: Batch) -> tuple[Edit, ...]:
     for name, column in zip(network.factors, shown.values.cpu().T, strict=True):
         known = column[column.isfinite()]
         if len(known) >= _LEAST_KNOWN and float(known.max()) > float(known.min()):
-            low, high = np.quantile(known.numpy(), (0.1, 0.9), method="nearest")
-            shows = network.factors[name].show
-            found += [Edit(name, float(v), False, f"{name} {shows(float(v))}") for v in (low, high)]
+            low, high = map(float, np.quantile(known.numpy(), (0.1, 0.9), method="nearest"))
+            found += [
+                Edit(name, v, False, f"{name} {_shown(network.factors[name], v, low, high)}") for v in (low, high)
+            ]
         elif name in _RELATIVE and name in network.scanner_names:
             found += [Edit(name, times, True, f"{name} × {times:g}") for times in _RELATIVE[name]]
     return tuple(found[: 2 * _MOST_FACTORS])
+
+
+def _shown(factor: Factor, value: float, low: float, high: float) -> str:
+    """One of two values, in equally many decimals."""
+    if factor.kind in ("ordinal", "categorical"):
+        return factor.show(value)
+    return amount(value, factor.unit, decimals_of(low, high))

@@ -108,7 +108,7 @@ class Watch:
     def _write(self, share: float, lines: Sequence[str], ending: Ending | None = None) -> None:
         page = training_page(
             [json.loads(line) for line in lines],
-            title=self._study.cohort.about or "A study without words about its cohort",
+            title=self._study.cohort.about or "Cohort not described in the study",
             share=share,
             written=time.strftime("%Y-%m-%d %H:%M"),
             blocks=self._blocks,
