@@ -14,6 +14,7 @@ from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.version import __version__
 from medisent.volumes import Stored, Volume
+from medisent.words import edit as in_words
 
 _SYNTHETIC = "synthetic: medisent, research use only"
 
@@ -63,6 +64,13 @@ class Making:
         """What a header says about the scan."""
         return f"{_SYNTHETIC}; {self.asked}"
 
+    @property
+    def caption(self) -> str:
+        """What people are told of the scan."""
+        units = {edit.factor: edit.unit for edit in self.edits}
+        asked = ", ".join(in_words(wish, units.get(wish.split("=")[0], "")) for wish in self.wishes)
+        return f"{_SYNTHETIC}; {asked or self.asked}. No patient looked like this. Not for diagnosis."
+
 
 def write_synthetic(volume: Volume, path: Path, making: Making, beside: Callable[[Path], None] | None = None) -> None:
     """Write a synthetic scan as NIfTI, stored as the scan it was made from if that loses nothing, and its sidecar.
@@ -87,7 +95,7 @@ def write_synthetic(volume: Volume, path: Path, making: Making, beside: Callable
 def _sidecar(making: Making, stored: Stored, outputs: Mapping[str, str]) -> str:
     said = {
         "synthetic": True,
-        "Description": f"{making.description}. No patient looked like this. Not for diagnosis.",
+        "Description": making.caption,
         "GeneratedBy": [{"Name": "medisent", "Version": __version__}],
         "SourceVoxelsSHA256": voxels_digest(making.scan),
         "ModelSHA256": making.model,

@@ -14,6 +14,7 @@ from medisent import __version__
 from medisent.cli.options import Debug, Json, Quiet
 from medisent.cli.output import Output, end_after_result, table
 from medisent.errors import MachineError
+from medisent.words import metric, number, percent, words
 
 if TYPE_CHECKING:
     from medisent.checkpoints import Trained
@@ -52,7 +53,7 @@ def check(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> 
     Output(as_json, quiet).result(
         {"schema": 1, "ok": not absent, **found, "parts": parts, "missing": absent, "advice": advice},
         [
-            *table([("what", "found"), *((k.replace("_", " "), str(v)) for k, v in found.items())]),
+            *table([("what", "found"), *((_label(k), str(v)) for k, v in found.items())]),
             "",
             *table([("part", "version"), *parts.items()]),
             "",
@@ -81,7 +82,35 @@ def info(
     path = find_model(model)
     trained = load_model(path)
     card = {**_card_of(trained), "limits": _limits(trained, rendered=path == PACKAGED_MODEL), "sha256": trained.digest}
-    Output(as_json, quiet).result({"schema": 1, "model": path, **card}, [f"Model: {path}", *_card_lines(card)])
+    Output(as_json, quiet).result({"schema": 1, "model": path, **card}, [f"Model: {path}", *_told(card)])
+
+
+def _told(card: Mapping[str, Any]) -> list[str]:
+    """A card for people: its factors as a table, the rest a fact a line."""
+    heads = ("factor", "role", "kind", "unit", "least", "most", "calibrated on")
+    rows = [
+        (
+            *(factor[key] for key in ("name", "role", "kind", "unit")),
+            *(number(factor.get(key)) for key in ("low", "high", "calibrated_on_subjects")),
+        )
+        for factor in card["factors"]
+    ]
+    before = {key: card[key] for key in ("trained_on", "grid")}
+    after = {
+        "intervals": percent(card["interval_level"]),
+        "validation": {metric(k): v for k, v in card["validation"].items()},
+    }
+    rest = {key: card[key] for key in ("limits", "sha256")}
+    return [*_card_lines(before), "", *table([heads, *rows]), "", *_card_lines({**after, **rest})]
+
+
+def _label(key: str) -> str:
+    """A key in words; a unit at its end stands behind a comma."""
+    text = words(key)
+    for unit in ("gb", "mm"):
+        if text.endswith(f" {unit}"):
+            return f"{text.removesuffix(f' {unit}')}, {unit.upper() if unit == 'gb' else unit}"
+    return text
 
 
 def _card_of(trained: Trained) -> dict[str, Any]:
@@ -123,10 +152,12 @@ def _limits(trained: Trained, *, rendered: bool) -> list[str]:
     limits.append("Readouts and their intervals hold for scans like those it was trained on, and for no others.")
     loose = [name for name, seen in card.factors.items() if not seen.calibrated]
     if loose:
-        limits.append(f"Nothing calibrated the intervals of {', '.join(loose)}: too few validation scans had labels.")
+        limits.append(
+            f"Nothing calibrated the intervals of {', '.join(map(words, loose))}: too few validation scans had labels."
+        )
     drawn = [name for name in factors if name not in (*trained.network.shaped, *trained.network.scanner_names)]
     if drawn:
-        limits.append(f"Edits of {', '.join(drawn)} pass through the decoder, which is coarse.")
+        limits.append(f"Edits of {', '.join(map(words, drawn))} pass through the decoder, which is coarse.")
     limits.append(f"Structures smaller than a cell of {spacing:g} mm are not seen.")
     limits.append("For research only; not a medical device.")
     return limits
@@ -190,7 +221,7 @@ def _card_lines(card: Mapping[str, Any], indent: str = "") -> list[str]:
     """A card as lines, one a fact, what belongs together indented."""
     lines = []
     for name, value in card.items():
-        label = f"{indent}{str(name).replace('_', ' ')}:"
+        label = f"{indent}{_label(str(name))}:"
         if isinstance(value, Mapping):
             lines += [label, *_card_lines(value, indent + "  ")]
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):

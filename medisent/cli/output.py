@@ -22,7 +22,7 @@ from medisent.words import percent
 
 _FIRST_LINE_S, _LATER, _LAST_LINE_S = 10.0, 0.1, 600.0
 _REFUSAL_LINES = 6
-_FIGURE = re.compile(r"[<\[−-]? ?\d(?!.*[a-z]{4})|[–-]$")
+_FIGURE = re.compile(r"[<\[−-]? ?\d(?!.*(?:[a-z]{4}|\.\d+\.))|[–-]$")
 
 
 @dataclass(frozen=True)
