@@ -22,7 +22,7 @@ from medisent.files import file_digest, whole_file
 from medisent.model import PartitionedVAE
 from medisent.plurals import several
 
-SCHEMA = 1
+SCHEMA = 2
 MODEL_FILE = "model.safetensors"
 STUDY_FILE = "study.toml"
 _HEADER_LIMIT = 16 << 20
@@ -163,9 +163,6 @@ def load_model(path: Path, device: str = "cpu") -> Trained:
     weights, header = load_tensors(path, kind="medisent model")
     try:
         study = _study(header["study"], path)
-        # Models of before there was a turn are not turned.
-        still = torch.eye(study.network.rest + study.network.nuisance_rest)
-        weights = {"turn.matrix": still, "turn.inverse": still, **weights}
         _hold_against(study, weights)
         card = _card(header["card"], study)
     except (ImportError, MemoryError, OSError):

@@ -41,7 +41,7 @@ _SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
 # A readout is bent at so many places, by this factor up or down at most, once so many values are known.
 _KNOTS, _FLATTEST, _BENDABLE = 3, 0.25, 60
 # How far settings stray from what the scan's measured scale alone suggests, before anything is learned.
-_SCANNER_SPREAD = torch.tensor([0.25, 0.25, *[0.1] * BIAS_TERMS])
+_SCANNER_SPREAD = torch.tensor([0.25, 0.1, *[0.1] * BIAS_TERMS])
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,7 +409,7 @@ class PartitionedVAE(nn.Module):
         scanner = Scanner.unstacked(loc * self.active)
         own = 0.0 if self.scanner_names else batch.log_scale - self.reference - self.pivot
         scanner = Scanner(scanner.log_gain - self.pivot - own, scanner.log_gamma, scanner.bias)
-        return Sight(batch, scanner, (0.02 + 0.2 * softplus(raw - 1)) * self.active + 1e-6)
+        return Sight(batch, scanner, (0.01 + 0.2 * softplus(raw - 1)) * self.active + 1e-6)
 
     def log_brightness(self, scanner: Scanner, log_scale: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The brightness factor's logarithm: gain times what was divided out, relative to the cohort's reference."""

@@ -17,6 +17,7 @@ import torch
 from medisent.checkpoints import (
     MODEL_FILE,
     PACKAGED_MODEL,
+    SCHEMA,
     build_model,
     find_model,
     load_model,
@@ -96,7 +97,7 @@ def test_the_scanners_factors_are_factors_whether_the_study_names_them_or_not(st
 
 def test_tensors_and_texts_come_back_as_they_were(tmp_path):
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(0, dtype=torch.long)}
-    header = {"schema": "1", "kind": "thing", "text": "zwei\nZeilen \N{SNOWMAN}"}
+    header = {"schema": str(SCHEMA), "kind": "thing", "text": "zwei\nZeilen \N{SNOWMAN}"}
     save_tensors(tensors, header, tmp_path / "x")
     found, texts = load_tensors(tmp_path / "x", kind="thing")
     assert texts == header
@@ -108,7 +109,7 @@ def test_tensors_and_texts_come_back_as_they_were(tmp_path):
 
 def test_another_version_is_refused_with_both_versions(model_file, tmp_path):
     path = with_metadata(model_file, tmp_path / "x", schema="7")
-    with pytest.raises(ModelError, match=r"format 7, but this medisent reads format 1\..*train it anew"):
+    with pytest.raises(ModelError, match=r"format 7, but this medisent reads format 2\..*train it anew"):
         load_model(path)
 
 

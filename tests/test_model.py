@@ -323,7 +323,7 @@ def test_what_named_blocks_tell_leaves_the_rest_and_comes_back_when_decoding():
 
 def test_a_turned_rest_hears_little_of_a_scanner_taken_out_wrong():
     network = built((12, 12, 12)).eval()
-    batch, chance = batch_of(network, scans=24), torch.Generator().manual_seed(3)
+    batch, chance = batch_of(network, scans=48), torch.Generator().manual_seed(3)
     with torch.no_grad():
         answers = network.answers(network.abduct(batch), chance)
         network.turn.fit(answers, 2)

@@ -44,6 +44,8 @@ LOG = "metrics.jsonl"
 _CHECKPOINT_SECONDS = 20.0
 _LOG_EVERY = 10
 _LOOKS_SHARE = 0.05
+# The scanner's encoder has no normalisation: at the full learning rate its estimates wander.
+_SLOW = 0.4
 """Of a training for a number of minutes looks may take so much besides."""
 
 
@@ -131,7 +133,10 @@ class Loop:
         self.objective = objective.to(device)
         # Terms may learn too, as adversaries do.
         self.learned = [*self.network.parameters(), *self.objective.parameters()]
-        self.optimiser = torch.optim.AdamW(self.learned, lr=settings.learning_rate, weight_decay=1e-3, fused=True)
+        slow = list(self.network.scanner_encoder.parameters())
+        others = [p for p in self.learned if not any(p is one for one in slow)]
+        groups = [{"params": others, "pace": 1.0}, {"params": slow, "pace": _SLOW}]
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=1e-3, fused=True)
         self.sampler = Sampler(self.shown, entries_of(self.study, self.network), settings.batch, self.chance)
         self._refuse_unequal_shares()
         self.average, self.best = Average(self.network, settings.ema), Best()
@@ -250,7 +255,7 @@ class Loop:
         """
         settings = self.study.training
         for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * schedule(self.share)
+            group["lr"] = settings.learning_rate * group["pace"] * schedule(self.share)
         self.optimiser.zero_grad(set_to_none=True)
         parts = [self.learn_from(*self.next_batch()) for _ in range(settings.accumulate)]
         self.crew.average_gradients(self.learned)

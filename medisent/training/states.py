@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from medisent.checkpoints import load_tensors, save_tensors, without_place
+from medisent.checkpoints import SCHEMA, load_tensors, save_tensors, without_place
 from medisent.config import Study, dump_study
 from medisent.errors import ModelError
 
@@ -121,7 +121,7 @@ def save_checkpoint(kept: Mapping[str, Kept], study: Study, log: str, path: Path
         MachineError: It cannot be written; the one before is as it was.
     """
     tensors = {f"{part}.{name}": tensor for part, it in kept.items() for name, tensor in it.state().items()}
-    header = {"schema": "1", "kind": _KIND, "study": dump_study(without_place(study)), "log": log}
+    header = {"schema": str(SCHEMA), "kind": _KIND, "study": dump_study(without_place(study)), "log": log}
     save_tensors({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, header, path)
 
 
