@@ -108,7 +108,7 @@ def test_init_warns_of_what_can_mislead(table, init):
     assert not any("measured brightness" in pair for pair in found), "the scans are all alike"
     assert re.search(r"tumour_volume and brightness go together \(distance correlation 0.9\d", err)
     assert "tumour_volume differs between sites" in err
-    assert "5% of column tumour_ml is empty" in err
+    assert "5 % of column tumour_ml is empty" in err
     assert "Column constant has one value in all scans: it is no factor." in err
     assert "20 subjects are few" in err
     text = Path(said["study"]).read_text(encoding="utf-8")
