@@ -210,6 +210,17 @@ def test_an_explanation_is_named_after_its_scan(case, model_file, capsys):
     assert "<html" in Path(said["report"]).read_text(encoding="utf-8")
 
 
+def test_what_a_scan_is_unlike_is_said_on_the_terminal_too(case, model_file, capsys):
+    image = nibabel.load(case)
+    nibabel.save(nibabel.Nifti1Image(1e6 * image.get_fdata(dtype=np.float32), image.affine), "bright.nii.gz")
+    assert main(["explain", "bright.nii.gz", "--model", str(model_file), "--device", "cpu", "-o", "there"]) == 0
+    quality = json.loads(Path("there/factors.json").read_text(encoding="utf-8"))["quality"]
+    unlike = [check["note"] for check in quality.values() if not check["ok"]]
+    assert any("brightness" in note for note in unlike)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("warning: ") for line in said if line.startswith("warning: ")] == unlike
+
+
 def test_an_explanation_is_told_as_a_table_or_not_at_all(case, model_file, capsys):
     asked = ["explain", str(case), "--model", str(model_file), "--device", "cpu"]
     assert main([*asked, "-o", "there", "--quiet"]) == 0

@@ -102,6 +102,8 @@ def _explain_one(
         explanation = loaded.explain(image)
         progress.stage("writing")
         explanation.save(folder, dicom=dicom)
+    for warning in explanation.reading.warnings:
+        output.say(f"warning: {warning}")
     readouts = explanation.factors
     level = percent(loaded.card.level)
     output.result(
