@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 
 MISSING = "–"
@@ -188,6 +188,11 @@ def measured(value: object, least: int = 0) -> str:
 def words(name: object) -> str:
     """A name of a file or a table as words."""
     return str(name).replace("_", " ").strip()
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names of files or tables as words, with commas between."""
+    return ", ".join(map(words, names))
 
 
 def metric(name: object) -> str:

@@ -14,7 +14,7 @@ from medisent import __version__
 from medisent.cli.options import Debug, Json, Quiet
 from medisent.cli.output import Output, end_after_result, table
 from medisent.errors import MachineError
-from medisent.words import metric, number, percent, words
+from medisent.words import listed, metric, number, percent, words
 
 if TYPE_CHECKING:
     from medisent.checkpoints import Trained
@@ -152,12 +152,10 @@ def _limits(trained: Trained, *, rendered: bool) -> list[str]:
     limits.append("Readouts and their intervals hold for scans like those it was trained on, and for no others.")
     loose = [name for name, seen in card.factors.items() if not seen.calibrated]
     if loose:
-        limits.append(
-            f"Nothing calibrated the intervals of {', '.join(map(words, loose))}: too few validation scans had labels."
-        )
+        limits.append(f"Nothing calibrated the intervals of {listed(loose)}: too few validation scans had labels.")
     drawn = [name for name in factors if name not in (*trained.network.shaped, *trained.network.scanner_names)]
     if drawn:
-        limits.append(f"Edits of {', '.join(map(words, drawn))} pass through the decoder, which is coarse.")
+        limits.append(f"Edits of {listed(drawn)} pass through the decoder, which is coarse.")
     limits.append(f"Structures smaller than a cell of {spacing:g} mm are not seen.")
     limits.append("For research only; not a medical device.")
     return limits

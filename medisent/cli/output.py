@@ -22,6 +22,7 @@ from medisent.words import percent
 
 _FIRST_LINE_S, _LATER, _LAST_LINE_S = 10.0, 0.1, 600.0
 _REFUSAL_LINES = 6
+# What is lined up at the right: numbers with what may stand around them, or a dash; no sentence, and no version.
 _FIGURE = re.compile(r"[<\[−-]? ?\d(?!.*(?:[a-z]{4}|\.\d+\.))|[–-]$")
 
 

@@ -284,7 +284,7 @@ def _name_of(study_file: Path) -> str:
 
 def _forecast_lines(found: Mapping[str, Any]) -> list[str]:
     """What training would take, as a table, and what to do if it is too much."""
-    rows = [(name.replace("_", " "), "-" if value is None else str(value)) for name, value in found.items()]
+    rows = [(words(name), "-" if value is None else str(value)) for name, value in found.items()]
     files = [(name, "-" if size is None else f"{size:g}") for name, size in found["files"].items()]
     lines = [*table([("what", "how much"), *rows[:-1]]), "", *table([("file", "MB"), *files])]
     if found["seconds_a_step"] is None:

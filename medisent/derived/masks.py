@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medisent.derived.origin import MANUFACTURER, Origin, derived_uid, short
 from medisent.derived.units import own_concept
 from medisent.version import __version__
+from medisent.words import words
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +46,20 @@ def write_mask(
     Raises:
         MachineError: The file cannot be written.
     """
-    words = factor.replace("_", " ")
+    named = words(factor)
     voxels = np.ascontiguousarray(mask.T)  # (slices, rows, columns)
     series = derived_uid("mask", origin.entropy, factor, np.packbits(voxels).tobytes())
     segment = SegmentDescription(
         segment_number=1,
-        segment_label=short(words),
+        segment_label=short(named),
         segmented_property_category=codes.SCT.AnatomicalStructure,
-        segmented_property_type=own_concept(factor, words),
+        segmented_property_type=own_concept(factor, named),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
             name=MANUFACTURER, family=codes.DCM.ArtificialIntelligence, version=__version__
         ),
         tracking_uid=derived_uid("structure", series),
-        tracking_id=short(words),
+        tracking_id=short(named),
     )
     image = Segmentation(
         **origin.equipment(series),
@@ -66,7 +67,7 @@ def write_mask(
         pixel_array=voxels.astype(np.uint8),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[segment],
-        content_description=short(f"what the model takes for {words}"),
+        content_description=short(f"what the model takes for {named}"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     image.SeriesDescription, image.SeriesNumber = short(f"medisent mask {factor}"), series_number

@@ -30,6 +30,7 @@ from medisent.derived.origin import MANUFACTURER, MODEL_NAME, Origin, derived_ui
 from medisent.derived.units import own_concept, unit_code
 from medisent.readings import Readout
 from medisent.version import __version__
+from medisent.words import words
 
 Group = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
 
@@ -84,8 +85,7 @@ def write_readouts(
 
 
 def _group(readout: Readout, origin: Origin, level: str | None, segment: Segment | None) -> Group:
-    words = readout.name.replace("_", " ")
-    concept = own_concept(readout.name, words)
+    concept = own_concept(readout.name, words(readout.name))
     identifier = TrackingIdentifier(derived_uid("readout", origin.entropy, readout.name), readout.name[:64])
     algorithm = AlgorithmIdentification(MANUFACTURER, __version__, [f"model {origin.model[:16]}"])
     if level is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from medisent.formats import read
 from medisent.progress import Progress, Silence
 from medisent.readings import abducted, ranges, read_batch
 from medisent.words import edit as in_words
-from medisent.words import fixed, sentence, words
+from medisent.words import fixed, listed, sentence
 
 _OF_EDITS = (
     "Every edit starts from what the model itself reads in the scan. Its RCE is the median scan's, with the 95 % "
@@ -128,12 +128,12 @@ def _notes(trained: Trained, material: Material, edits: Mapping[str, EditScore])
     loose = [name for name in labelled if not card[name].calibrated]
     notes = []
     if unknown:
-        notes.append(f"Without known values nothing is said of the readout of {_listed(unknown)}.")
+        notes.append(f"Without known values nothing is said of the readout of {listed(unknown)}.")
     if loose:
-        notes.append(f"Too few labelled validation scans to calibrate the intervals of {_listed(loose)}.")
+        notes.append(f"Too few labelled validation scans to calibrate the intervals of {listed(loose)}.")
     constant = [name for name, (_, values) in labelled.items() if np.ptp(values[np.isfinite(values)]) == 0]
     if constant:
-        notes.append(f"All scans have the same value of {_listed(constant)}, so no R² can be given.")
+        notes.append(f"All scans have the same value of {listed(constant)}, so no R² can be given.")
     if not edits:
         notes.append(
             "Edits were not scored: that takes the true counterfactuals of these scans, and the table comes without. "
@@ -164,7 +164,3 @@ def _pictures(trained: Trained, material: Material, typical: Mapping[str, int]) 
         said = sentence(in_words(edit, trained.network.factors[truth.wish.name].unit))
         pictures.append((f"{said}: the scan with the median error (RCE {fixed(rce, 2)}).", picture))
     return pictures
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(words, names))

@@ -15,7 +15,7 @@ from medisent.evaluation.material import Material
 from medisent.factors import Circular, Factor, Nominal, Partition
 from medisent.metrics import Score, coverage, leakage, leakage_floor, panel
 from medisent.readings import readout_error
-from medisent.words import metric, words
+from medisent.words import listed, metric, words
 
 FEWEST_SUBJECTS = 5
 """Below this number of subjects held-out folds say nothing."""
@@ -144,7 +144,7 @@ def _labels(material: Material) -> tuple[pd.DataFrame, tuple[str, ...]]:
         elif np.ptp(values[known]) > 0:
             text = isinstance(factor, Nominal)
             columns[name] = [f"level {v:g}" if math.isfinite(v) else None for v in values] if text else list(values)
-    few = ", ".join(map(words, thin))
+    few = listed(thin)
     note = f"Fewer than {FEWEST_SUBJECTS} subjects have a known {few}: nothing is said of its separation."
     return pd.DataFrame(columns), (note,) if thin and columns else ()
 

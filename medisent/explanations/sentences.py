@@ -13,7 +13,7 @@ from medisent.readings import Reading, Readout
 from medisent.reports import Answer, EditCheck
 from medisent.rereading import Reread, dependence
 from medisent.version import __version__
-from medisent.words import amount, edit_decimals, fixed, number, percent, readout_decimals, sentence, words
+from medisent.words import amount, edit_decimals, fixed, listed, number, percent, readout_decimals, sentence, words
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class Sentences:
         counts = {name: entry.calibrated for name, entry in card.factors.items() if entry.calibrated}
         calibrated = (
             f"Intervals were calibrated by split conformal prediction on {several(max(counts.values()), 'subject')} "
-            f"({', '.join(map(words, counts))}). "
+            f"({listed(counts)}). "
             if counts
             else "Intervals were not calibrated, for want of labels. "
         )

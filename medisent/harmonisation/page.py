@@ -37,14 +37,15 @@ def page(
         goal: The scanner that scans were brought to, in words.
     """
     pictures, windows = _pictures(findings, before, after)
+    kept = findings.kept()
     heads = ("Median", "Spread over scans", "Change of a scan, median", "Interval's half width")
     return harmonisation_page(
         _headline(findings, goal),
-        answers=[_effect(findings), _still(findings), _kept(findings)],
+        answers=[_effect(findings), _still(findings), _kept(findings, kept)],
         warnings=list(_warnings(findings)),
         sites=_sites(findings),
         anatomy=Columns(
-            (*heads, "Left their interval"), [_anatomy(findings, name) for name in findings.of_role("anatomy")]
+            (*heads, "Left their interval"), [_anatomy(findings, name, kept) for name in findings.of_role("anatomy")]
         ),
         scanner=Columns(heads, [_moved(findings, name) for name in findings.of_role("nuisance")]),
         pictures=pictures,
@@ -93,7 +94,7 @@ def _still(findings: Findings) -> Answer:
     return Answer(question, "Yes" if now.found else "Not that it shows", detail, "warn" if now.found else "ok")
 
 
-def _kept(findings: Findings) -> Answer:
+def _kept(findings: Findings, kept: Kept | None) -> Answer:
     question = "Is the anatomy as it was?"
     names = findings.of_role("anatomy")
     if not findings.after or not names:
@@ -101,7 +102,6 @@ def _kept(findings: Findings) -> Answer:
     if findings.unknown == len(findings.visits):
         detail = "The model does not know such scans, and what it reads from them means nothing."
         return Answer(question, "Cannot be told", detail, "warn")
-    kept = findings.kept()
     if kept is None:
         return Answer(question, "Cannot be told", "No scan is known to the model.", "warn")
     answer, mark = {"yes": ("Yes", "ok"), "mostly": ("Mostly", "info"), "no": ("No", "warn")}[kept.verdict]
@@ -165,9 +165,8 @@ def _moved(findings: Findings, name: str) -> tuple[str, tuple[str, ...]]:
     return words(name) + unit, (*told, number(it.change, 2), number(it.half_width, 2))
 
 
-def _anatomy(findings: Findings, name: str) -> tuple[str, tuple[str, ...]]:
+def _anatomy(findings: Findings, name: str, kept: Kept | None) -> tuple[str, tuple[str, ...]]:
     title, cells = _moved(findings, name)
-    kept = findings.kept()
     return title, (*cells, f"{kept.left[name]} of {kept.scans}" if kept else MISSING)
 
 

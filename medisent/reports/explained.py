@@ -363,7 +363,7 @@ def _row(row: Mapping[str, object]) -> Row:
         estimate=text,
         unit=str(row.get("unit") or ""),
         interval=interval,
-        level="" if level is None else f"{number(100 * level)} %",
+        level=_level(level),
         percentile=ordinal(percentile),
         outside=percentile is not None and not 0 < percentile < 100,
         strip=strip(row),
@@ -373,7 +373,11 @@ def _row(row: Mapping[str, object]) -> Row:
 def _common_level(factors: Sequence[Mapping[str, object]]) -> str:
     levels = {known(row.get("level")) for row in factors} - {None}
     level = levels.pop() if len(levels) == 1 else None
-    return "" if level is None else f"{number(100 * level)} % "
+    return f"{_level(level)} ".lstrip()
+
+
+def _level(level: float | None) -> str:
+    return "" if level is None else f"{number(100 * level)} %"
 
 
 def _check(name: str, value: object) -> Check:

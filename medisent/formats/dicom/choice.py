@@ -11,6 +11,7 @@ from medisent.errors import MedisentError
 from medisent.formats.dicom.faults import Fault
 from medisent.formats.dicom.inventory import Candidate, Inventory
 from medisent.plurals import several
+from medisent.words import words
 
 _LINES = 4  # of a refusal, for the list of candidates
 _MORE = 2  # times the slices of every other: clearly best
@@ -165,7 +166,7 @@ def described(candidate: Candidate) -> str:
     spacing = " x ".join(f"{mm:.2f}" for mm in frame.spacing_mm) + " mm" if frame.spacing else "unknown spacing"
     parts += [f"{frame.columns} x {frame.rows}", spacing]
     if candidate.verdict.refused and candidate.verdict.fault:
-        parts.append(f"refused: {candidate.verdict.fault.replace('_', ' ')}")
+        parts.append(f"refused: {words(candidate.verdict.fault)}")
     return ", ".join(parts)
 
 
