@@ -107,8 +107,7 @@ class Clock:
         return {"step": torch.tensor(self.step), **told}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        step, seconds = state["step"], state["seconds"]
-        looked = state.get("looked", torch.zeros(()))  # nothing in checkpoints of before it was counted
+        step, seconds, looked = state["step"], state["seconds"], state["looked"]
         if step.dtype != torch.int64 or not bool(seconds.isfinite() & looked.isfinite()):
             raise ValueError("this is no clock")
         self.step, self.seconds, self.looked = int(step), float(seconds), float(looked)
