@@ -1,25 +1,17 @@
 """The report in a real browser: it opens without a network, shows true sides, answers to hand and keyboard, prints."""
 
 import io
-import os
 import re
-import shutil
 
 import numpy as np
 import pytest
+from browsers import CHROMIUM, MARKS, sync_api
 from PIL import Image
 
 from medisent.reports import Comparison, FactorMap, Traversal, explanation_page
 from medisent.volumes import Geometry, Volume
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
-CHROMIUM = os.environ.get("MEDISENT_CHROMIUM") or shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
-    # The driver's own pipes are closed by its garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = MARKS
 SOFTWARE_GL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SHAPE, SPACING = (20, 24, 16), (8.0, 8.0, 10.0)
 LEFT, RIGHT = (4, 12, 8), (15, 12, 8)  # upright indices (right, anterior, superior): low is the patient's left

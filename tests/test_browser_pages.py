@@ -1,10 +1,8 @@
 """Every page in a real browser: text that can be read, nothing beyond the edge, a focus that is seen."""
 
-import os
-import shutil
-
 import numpy as np
 import pytest
+from browsers import CHROMIUM, MARKS, sync_api
 from test_bench import standing
 from test_browser import report
 from test_harmonise import found
@@ -13,14 +11,7 @@ from medisent.harmonisation import page_of
 from medisent.reports import Block, Ending, Film, bench_page, evaluation_page, training_page
 from medisent.volumes import Geometry, Volume
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
-CHROMIUM = os.environ.get("MEDISENT_CHROMIUM") or shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
-    # The driver's own pipes are closed by its garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = MARKS
 WITHOUT_GL = ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"]
 FAINT = """() => {
   const parts = (text) => {
