@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor
 from medisent.errors import InterventionError
 from medisent.model import Abduction, PartitionedVAE
 from medisent.scanners import Scanner, bias_strength
-from medisent.shapes import regrown
+from medisent.shapes import Structure, room
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +87,9 @@ class Shape(Mechanism):
         if wanted == present:
             return scene
         index = network.shaped.index(name)
-        mask = scene.masks[index].double().numpy()
+        margin = room(scene.masks[index].double().numpy(), wanted - present, network.voxel_ml)
         try:
-            change = regrown(scene.canonical.double().numpy(), mask, wanted - present, network.voxel_ml)
+            change = _structure(scene, index, network.voxel_ml, margin).regrown(wanted - present)
         except ValueError as error:
             raise InterventionError(
                 f"{name} was asked to be {wanted:g}, but nothing of it was found in this scan that could be changed."
@@ -98,6 +99,13 @@ class Shape(Mechanism):
         moved = _moved(network, scene, name, present, wanted)
         canonical = scene.canonical + torch.from_numpy(change.image).to(scene.canonical)
         return replace(moved, canonical=canonical, masks=masks)
+
+
+@lru_cache(maxsize=4)  # a factor moves through its range in one scene
+def _structure(scene: Scene, index: int, voxel_ml: float, margin: int) -> Structure:
+    """What a mask of the scene shows in it."""
+    image, mask = scene.canonical.double().numpy(), scene.masks[index].double().numpy()
+    return Structure.of(image, mask, voxel_ml, margin)
 
 
 class Latent(Mechanism):

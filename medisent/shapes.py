@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 from scipy.optimize import brentq
 
@@ -13,6 +13,12 @@ from scipy.optimize import brentq
 _FINE = 3
 # Depths, in voxels, at which a structure's intensity is described; sparser further down.
 _KNOTS = (0.5, 1.0, 1.5, 2.5, 4.0, 7.0, 12.0, 20.0)
+# How the mask's surface gives way to the image: in at most so many steps, until none is larger than this (voxels).
+_STEPS, _STILL = 6, 0.02
+# The image speaks for a surface within this of a place (standard deviation of a Gaussian, voxels).
+_NEAR = 0.7
+# Variance of what the profile misses of the image (scale of a scan: 1) over that of the mask's error (voxels).
+_DOUBT = 0.003
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +46,34 @@ class Outline:
         fine = zoom(mask, _FINE, order=1, mode="nearest", grid_mode=True)
         ranked = np.sort(fine, axis=None)[::-1]
         inside = fine >= max(float(ranked[min(round(volume * _FINE**3), ranked.size) - 1]), 1e-3)
-        outer = distance_transform_edt(~inside) - 0.5
-        inner = distance_transform_edt(inside) - 0.5
-        distance = np.where(inside, -inner, outer) / _FINE
-        return cls(gaussian_filter(distance, 0.7).astype(np.float32), voxel_ml)
+        return cls(_distance(inside), voxel_ml)
+
+    def moved(self, by: Float[np.ndarray, "x y z"]) -> Outline:
+        """The surface after each part of it has moved outwards by so many voxels; other distances are not exact."""
+        fine = zoom(by, _FINE, order=1, mode="nearest", grid_mode=True)
+        return replace(self, distance=(self.distance - fine).astype(np.float32))
+
+    @property
+    def empty(self) -> bool:
+        """Whether less than an eighth of a voxel is inside."""
+        return self.volume(0.0) < self.voxel_ml / 8
+
+    def measured(self) -> Outline:
+        """The same surface with exact distances from it."""
+        return replace(self, distance=_distance(self.distance < 0))
 
     def mask(self, offset: float) -> Float[np.ndarray, "x y z"]:
         """The soft mask after the surface has moved outwards by ``offset`` voxels."""
-        return _coarse(np.clip(0.5 - (self.distance - offset) * _FINE, 0, 1))
+        return _coarse(self.fine_mask(offset))
+
+    def fine_mask(self, offset: float) -> Float[np.ndarray, "fx fy fz"]:
+        """How much of each sub-voxel is inside after the surface has moved outwards by ``offset`` voxels."""
+        inside: np.ndarray = np.clip(0.5 - (self.distance - offset) * _FINE, 0, 1)
+        return inside
 
     def volume(self, offset: float) -> float:
         """Volume in mL after the surface has moved outwards by ``offset`` voxels."""
-        inside = np.clip(0.5 - (self.distance - offset) * _FINE, 0, 1)
-        return float(inside.sum(dtype=np.float64)) / _FINE**3 * self.voxel_ml
+        return float(self.fine_mask(offset).sum(dtype=np.float64)) / _FINE**3 * self.voxel_ml
 
     def offset_for(self, change_ml: float) -> float:
         """How far the surface has to move, in voxels, for the volume to change by so much, or as far as it can."""
@@ -80,32 +101,6 @@ class Regrowth:
     mask: Float[np.ndarray, "x y z"]
 
 
-def regrown(
-    image: Float[np.ndarray, "x y z"], mask: Float[np.ndarray, "x y z"], change_ml: float, voxel_ml: float
-) -> Regrowth:
-    """The image and the mask when the structure under a soft mask changes its volume by so many mL.
-
-    The surface moves along its normals. The tissue inside is described by its intensity as a function of depth below
-    the surface, fitted through the partial volumes of the voxels, and rendered again below the moved surface: a rim
-    stays a rim of its thickness. Outside, the surrounding tissue is continued to where it comes to light. What the
-    description misses of the image stays in place.
-
-    Raises:
-        ValueError: The mask is empty.
-    """
-    voxels = float(mask.sum())
-    growth = _radius(voxels + max(0.0, change_ml) / voxel_ml) - _radius(voxels)
-    box = _box(mask, margin=int(np.ceil(growth)) + 5)
-    part, outline = image[box], Outline.of(mask[box], voxel_ml)
-    offset = outline.offset_for(change_ml)
-    profile = Profile.of(part, outline)
-    change, moved = np.zeros_like(image), mask.copy()
-    change[box] = profile.rendered(offset) - profile.rendered(0.0)
-    change[np.abs(change) < 1e-6] = 0
-    moved[box] = np.clip(mask[box] + (outline.mask(offset) - outline.mask(0.0)), 0, 1)
-    return Regrowth(change, moved)
-
-
 @dataclass(frozen=True, eq=False)
 class Profile:
     """A structure as intensities at depths below its surface, over the tissue around it.
@@ -130,7 +125,7 @@ class Profile:
         deepest = max(1.0, -float(outline.distance.min()))
         depths = np.array([0.0, *(knot for knot in _KNOTS if knot < deepest + 0.5)])
         chosen = inside > 0.02
-        parts = np.stack([part[chosen] for part in _by_depth(outline, 0.0, depths)], axis=1)
+        parts = np.stack([part[chosen] for part in _by_depth(outline, depths)], axis=1)
         mean = float((image * inside**2).sum() / (inside**2).sum())
         unexplained = (image - (1 - inside) * around)[chosen] - parts.sum(axis=1) * mean
         smooth = 0.35 * np.diff(np.eye(len(depths)), axis=0)
@@ -139,20 +134,108 @@ class Profile:
         levels = np.linalg.lstsq(system, wanted, rcond=None)[0] + mean
         return cls(outline, around, depths, levels.clip(min=0))
 
+    @classmethod
+    def settled(cls, image: Float[np.ndarray, "x y z"], outline: Outline) -> Profile:
+        """The profile and the surface that explain the image best together, the surface near where the mask has it.
+
+        Gauss-Newton steps for a surface displaced by ``d`` along its normals: least squares of what the rendered
+        profile misses of the image, in Gaussian neighbourhoods, and of ``d`` itself. Between steps the profile is
+        fitted anew. A mask's error of half a voxel is most of what an edit of a small structure would get wrong.
+        """
+        profile, displaced = cls.of(image, outline), np.zeros_like(image)
+        for _ in range(_STEPS):
+            missed = image - profile.rendered(0.0)
+            slope = 2 * (profile.rendered(0.25) - profile.rendered(-0.25))
+            pull = gaussian_filter(slope * missed, _NEAR) - _DOUBT * displaced
+            step = np.clip(pull / (gaussian_filter(slope**2, _NEAR) + _DOUBT), -0.5, 0.5)
+            moved = profile.outline.moved(step)
+            if moved.empty:
+                break
+            displaced += step
+            profile = cls.of(image, moved)
+            if np.abs(step).max() < _STILL:
+                break
+        settled = profile.outline.measured()
+        return profile if settled.empty or np.abs(displaced).max() < _STILL else cls.of(image, settled)
+
     def rendered(self, offset: float) -> Float[np.ndarray, "x y z"]:
         """The image after the surface has moved outwards by ``offset`` voxels."""
-        image: np.ndarray = (1 - self.outline.mask(offset)) * self.around
-        for level, part in zip(self.levels, _by_depth(self.outline, offset, self.depths), strict=True):
-            image += level * part
-        return image
+        inside = self.outline.fine_mask(offset)
+        deep, within = self.outline.distance - offset, inside > 0
+        shown = np.zeros_like(inside)
+        shown[within] = inside[within] * np.interp(-deep[within], self.depths, self.levels)
+        rendered: np.ndarray = (1 - _coarse(inside)) * self.around + _coarse(shown)
+        return rendered
 
 
-def _by_depth(outline: Outline, offset: float, depths: Float[np.ndarray, " knots"]) -> list[Float[np.ndarray, "x y z"]]:
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What a soft mask shows in an image, such that it can grow and shrink.
+
+    Its surface first gives way to the image (see ``Profile.settled``), then moves along its normals. The tissue inside
+    is described by its intensity as a function of depth below the surface, fitted through the partial volumes of the
+    voxels, and rendered again below the moved surface: a rim stays a rim of its thickness. Outside, the surrounding
+    tissue is continued to where it comes to light. What the description misses of the image stays in place.
+
+    Attributes:
+        mask: As it is.
+        box: The part of the image that can change.
+        profile: There.
+    """
+
+    mask: Float[np.ndarray, "x y z"]
+    box: tuple[slice, slice, slice]
+    profile: Profile
+
+    @classmethod
+    def of(
+        cls, image: Float[np.ndarray, "x y z"], mask: Float[np.ndarray, "x y z"], voxel_ml: float, margin: int
+    ) -> Structure:
+        """The structure with room to grow by so many voxels.
+
+        Raises:
+            ValueError: The mask is empty.
+        """
+        box = _box(mask, margin)
+        return cls(mask, box, Profile.settled(image[box], Outline.of(mask[box], voxel_ml)))
+
+    def regrown(self, change_ml: float) -> Regrowth:
+        """The image and the mask when the structure changes its volume by so many mL."""
+        profile = self.profile
+        offset = profile.outline.offset_for(change_ml)
+        change, moved = np.zeros_like(self.mask), self.mask.copy()
+        change[self.box] = profile.rendered(offset) - profile.rendered(0.0)
+        change[np.abs(change) < 1e-6] = 0
+        gained = profile.outline.mask(offset) - profile.outline.mask(0.0)
+        moved[self.box] = np.clip(self.mask[self.box] + gained, 0, 1)
+        return Regrowth(change, moved)
+
+
+def room(mask: Float[np.ndarray, "x y z"], change_ml: float, voxel_ml: float) -> int:
+    """How many voxels around a mask a change of its volume by so many mL needs, with some to spare."""
+    voxels = float(mask.sum())
+    growth = _radius(voxels + max(0.0, change_ml) / voxel_ml) - _radius(voxels)
+    return int(np.ceil(growth)) + 5
+
+
+def _by_depth(outline: Outline, depths: Float[np.ndarray, " knots"]) -> list[Float[np.ndarray, "x y z"]]:
     """For each knot, how much of each voxel lies inside the surface and near that depth; together the soft mask."""
-    fine = outline.distance - offset
-    inside = np.clip(0.5 - fine * _FINE, 0, 1)
-    hats = np.eye(len(depths))
-    return [_coarse(inside * np.interp(-fine, depths, hat)) for hat in hats]
+    inside = outline.fine_mask(0.0)
+    within = inside > 0
+    depth, parts = -outline.distance[within], []
+    for hat in np.eye(len(depths)):
+        part = np.zeros_like(inside)
+        part[within] = inside[within] * np.interp(depth, depths, hat)
+        parts.append(_coarse(part))
+    return parts
+
+
+def _distance(inside: Bool[np.ndarray, "fx fy fz"]) -> Float[np.ndarray, "fx fy fz"]:
+    """Of every sub-voxel from the surface, in voxels, negative inside; a little smoothed."""
+    outer = distance_transform_edt(~inside) - 0.5
+    inner = distance_transform_edt(inside) - 0.5
+    distance = np.where(inside, -inner, outer) / _FINE
+    return gaussian_filter(distance, 0.7).astype(np.float32)
 
 
 def _box(mask: Float[np.ndarray, "x y z"], margin: int) -> tuple[slice, slice, slice]:

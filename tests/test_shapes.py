@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from medisent.shapes import Outline, Profile, regrown
+from medisent.shapes import Outline, Profile, Regrowth, Structure, room
 
 VOXEL_ML = 0.216  # of a cell of 6 mm
 SHAPE = (18, 17, 19)
@@ -46,6 +46,10 @@ def scene(ml: float, rim: float = 0.8) -> np.ndarray:
     x, _, z = np.meshgrid(*[np.linspace(-1, 1, n * FINE) for n in SHAPE], indexing="ij")
     around = 0.55 + 0.05 * x - 0.03 * z
     return meaned(np.where(depth < 0, around, np.where(depth < rim, 1.0, 0.3)))
+
+
+def regrown(image: np.ndarray, mask: np.ndarray, change: float) -> Regrowth:
+    return Structure.of(image, mask, VOXEL_ML, room(mask, change, VOXEL_ML)).regrown(change)
 
 
 @pytest.fixture(scope="module")
@@ -110,25 +114,25 @@ def test_an_empty_mask_has_no_outline(level):
     with pytest.raises(ValueError, match="empty"):
         Outline.of(np.full(SHAPE, level), VOXEL_ML)
     with pytest.raises(ValueError, match="empty"):
-        regrown(np.ones(SHAPE), np.full(SHAPE, level), 1.0, VOXEL_ML)
+        regrown(np.ones(SHAPE), np.full(SHAPE, level), 1.0)
 
 
 def test_no_change_is_exactly_no_change(image, mask):
-    same = regrown(image, mask, 0.0, VOXEL_ML)
+    same = regrown(image, mask, 0.0)
     assert not same.image.any()
     assert np.array_equal(same.mask, mask)
 
 
 @pytest.mark.parametrize("change", [-12.0, -3.3, 0.7, 9.0, 25.0])
 def test_what_was_regrown_holds_the_asked_volume(image, mask, change):
-    after = regrown(image, mask, change, VOXEL_ML)
-    assert after.mask.sum() * VOXEL_ML == pytest.approx(20 + change, rel=0.02)
+    after = regrown(image, mask, change)
+    assert after.mask.sum() * VOXEL_ML == pytest.approx(20 + change, rel=0.04)
     assert 0 <= after.mask.min() <= after.mask.max() <= 1
 
 
 @pytest.mark.parametrize("change", [-10.0, 5.0, 15.0])
 def test_nothing_changes_away_from_the_surface(image, mask, change):
-    after = regrown(image, mask, change, VOXEL_ML)
+    after = regrown(image, mask, change)
     reach = radius_of(max(20.0, 20.0 + change)) + 2
     assert after.image.any()
     assert not after.image[distance() > reach].any()
@@ -137,14 +141,14 @@ def test_nothing_changes_away_from_the_surface(image, mask, change):
 
 def test_a_structure_at_the_edge_of_the_grid_grows_inwards():
     cut = ball(20.0)[8:], scene(20.0)[8:]
-    after = regrown(cut[1], cut[0], 4.0, VOXEL_ML)
+    after = regrown(cut[1], cut[0], 4.0)
     assert np.isfinite(after.image).all()
     assert after.mask.sum() - cut[0].sum() == pytest.approx(4.0 / VOXEL_ML, rel=0.1)
 
 
 @pytest.mark.parametrize(("before", "after"), [(20.0, 35.0), (20.0, 8.0), (30.0, 33.0)])
 def test_a_sphere_with_a_bright_rim_becomes_the_larger_sphere_with_the_same_rim(before, after):
-    found = scene(before) + regrown(scene(before), ball(before), after - before, VOXEL_ML).image
+    found = scene(before) + regrown(scene(before), ball(before), after - before).image
     truth, nothing = scene(after), scene(before)
     assert ((found - truth) ** 2).sum() < 0.4 * ((nothing - truth) ** 2).sum()
 
@@ -152,7 +156,7 @@ def test_a_sphere_with_a_bright_rim_becomes_the_larger_sphere_with_the_same_rim(
 def test_what_the_description_misses_stays_in_place(image, mask):
     texture = np.random.default_rng(0).normal(0, 0.02, SHAPE)
     far = ~binary_dilation(mask > 0.02, iterations=3)
-    change = regrown(image + texture, mask, 3.0, VOXEL_ML).image
+    change = regrown(image + texture, mask, 3.0).image
     assert not change[far].any()
 
 
@@ -165,6 +169,39 @@ def test_a_profile_renders_the_structure_that_it_describes(image, mask):
 
 
 def test_the_same_input_gives_the_same_bytes(image, mask):
-    one, other = (regrown(image, mask, 7.0, VOXEL_ML) for _ in range(2))
+    one, other = (regrown(image, mask, 7.0) for _ in range(2))
     assert one.image.tobytes() == other.image.tobytes()
     assert one.mask.tobytes() == other.mask.tobytes()
+
+
+def dent(mask: np.ndarray) -> np.ndarray:
+    """The mask shifted by about half a voxel: an error as networks make it."""
+    return 0.5 * (mask + np.roll(mask, 1, 0))
+
+
+def test_a_surface_gives_way_to_the_image(image, mask):
+    begun = Outline.of(dent(mask), VOXEL_ML)
+    settled = Profile.settled(image, begun).outline
+    assert np.abs(settled.mask(0.0) - mask).sum() < 0.6 * np.abs(begun.mask(0.0) - mask).sum()
+
+
+def test_an_edit_minds_an_error_of_its_mask_the_less_for_it(image, mask, monkeypatch):
+    def error() -> float:
+        found = image + regrown(image, dent(mask), 15.0).image
+        return float(((found - scene(35.0)) ** 2).sum())
+
+    settled = error()
+    monkeypatch.setattr("medisent.shapes._STEPS", 0)
+    assert settled < 0.5 * error()
+
+
+def test_a_surface_stays_where_the_image_shows_nothing(mask):
+    begun = Outline.of(mask, VOXEL_ML)
+    settled = Profile.settled(np.full(SHAPE, 0.5), begun).outline
+    assert np.abs(settled.distance - begun.distance).max() < 0.05
+
+
+def test_a_surface_does_not_vanish():
+    speck = np.zeros(SHAPE)
+    speck[8, 8, 9] = 0.3
+    assert not Profile.settled(0.2 * np.indices(SHAPE).sum(0), Outline.of(speck, VOXEL_ML)).outline.empty
