@@ -21,6 +21,8 @@ from medisent.volumes import Volume
 
 _REFERENCE = {"brightness": 1.0, "contrast": 1.0, "bias_field": 0.0}
 _SLAB = 1 << 18  # voxels worked on at once
+# Standard deviations of the noise up to which an intensity counts as noise alone; seven eighths of air's are below.
+_NOISY = 2.0
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,13 @@ def _gained(
 ) -> Float[np.ndarray, "..."]:
     """What a scan (air at zero) gains when its canonical scan gains ``step`` and its scanner is another one.
 
+    Noise is no signal: an exponent does not act on it. Powers add, so what an intensity's square has of noise, at most
+    the square of two standard deviations, is put aside and comes back as it was, times what the gain has changed by.
+    All of it undone is the scan as it was.
+
+    References:
+        The Rician Distribution of Noisy MRI Data (Gudbjartsson, Patz, 1995)
+
     Arguments:
         scan: Intensities; below zero they count as zero and gain nothing.
         step: What the canonical scan gains, if anything.
@@ -216,9 +225,14 @@ def _gained(
             torch.expm1(new - old + (new_gain - gain)) if field is not other else np.expm1(new_gain - gain)
         )
     else:
-        canonical = developed(image, 1 / gamma, old + gain)
+        power = image.square()
+        noise = power.clamp(max=(_NOISY * reading.noise) ** 2)
+        canonical = developed((power - noise).sqrt() if reading.noise else image, 1 / gamma, old + gain)
         moved = canonical if step is None else canonical + torch.from_numpy(step)
-        result = exposed(moved, new_gamma, new + new_gain) - image
+        signal = exposed(moved, new_gamma, new + new_gain)
+        if reading.noise:
+            signal = (signal.square() + noise * (2 * (new - old + (new_gain - gain))).exp()).sqrt()
+        result = signal - image
     gained: np.ndarray = result.numpy()
     return gained
 

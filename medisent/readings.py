@@ -23,7 +23,7 @@ from medisent.mechanisms import Scene
 from medisent.metrics import mae, r2
 from medisent.model import Abduction, PartitionedVAE, Sight
 from medisent.posterior import PartitionedNormal
-from medisent.scanners import Scanner, bias_basis
+from medisent.scanners import Scanner, air_noise, bias_basis
 from medisent.volumes import Geometry, Volume
 from medisent.words import number, percent, words
 
@@ -84,6 +84,7 @@ class Reading:
         scan: The scan.
         placed: Where the model's grid lies over it.
         log_scale: Logarithm of what was divided out of it.
+        noise: Standard deviation of its noise, in its own unit (see ``air_noise``); 0 is unknown.
         scene: What mechanisms act on.
         abduction: All that the network inferred.
         readouts: By factor.
@@ -93,6 +94,7 @@ class Reading:
     scan: Volume
     placed: Geometry
     log_scale: float
+    noise: float
     scene: Scene
     abduction: Abduction
     readouts: Mapping[str, Readout]
@@ -156,7 +158,9 @@ def read_batch(trained: Trained, scans: Sequence[Volume]) -> list[Reading]:
             readouts = _readouts(trained, {name: values[row] for name, values in table.items()})
             checks = _checks(trained, own, readouts, scan)
             scene = Scene.of(network, own)
-            readings.append(Reading(scan, placed, float(one.log_scale[0]), scene, own, readouts, checks))
+            log_scale = float(one.log_scale[0])
+            noise = air_noise(scan.voxels, trained.study.scanner.air, math.exp(log_scale))
+            readings.append(Reading(scan, placed, log_scale, noise, scene, own, readouts, checks))
     return readings
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 # Legendre polynomials of order one and two in three coordinates, without the constant (that is the gain), and
 # the variance of each over the cube [-1, 1]^3, over which they are orthogonal.
 _VARIANCES = (1 / 3, 1 / 3, 1 / 3, 4 / 45, 4 / 45, 4 / 45, 1 / 9, 1 / 9, 1 / 9)
 BIAS_TERMS = len(_VARIANCES)
+
+# Voxels that tell the noise well enough.
+_ENOUGH = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +132,32 @@ def measured_scale(image: Float[Tensor, "*space"]) -> Float[Tensor, ""]:
     found = image.detach().numpy()[tissue.numpy()]
     middle = (len(found) - 1) // 2
     return torch.as_tensor(np.partition(found, middle)[middle])
+
+
+def air_noise(voxels: Num[np.ndarray, "..."], air: float, scale: float) -> float:
+    """Standard deviation of the noise in each of the two channels of a magnitude scan, as air tells it.
+
+    Where there is no signal the magnitude follows Rayleigh's distribution, whose median is 1.177 standard deviations.
+    Air is what lies below a fifth of the scan's scale.
+
+    Arguments:
+        voxels: The scan.
+        air: Its intensity without signal.
+        scale: Its typical intensity of tissue, above that.
+
+    Returns:
+        In the scan's unit; 0 where there is no air to tell it by (less than a tenth of the voxels, as in scans without
+        background) or where the dark voxels reach too high to be noise alone.
+
+    References:
+        The Rician Distribution of Noisy MRI Data (Gudbjartsson, Patz, 1995)
+    """
+    some = voxels.ravel(order="K")[:: max(1, voxels.size // _ENOUGH)].astype(np.float64) - air
+    dark = some[(some > 0) & (some < 0.2 * scale)]
+    if dark.size < 0.1 * some.size:
+        return 0.0
+    noise = float(np.median(dark)) / math.sqrt(2 * math.log(2))
+    return noise if noise < 0.05 * scale else 0.0
 
 
 def _wide(value: Float[Tensor, " batch"], like: Tensor) -> Tensor:

@@ -212,6 +212,35 @@ def test_a_steeper_contrast_keeps_air_and_the_order_of_neighbouring_tissues(trai
     assert not np.allclose(after, before, rtol=0.05)
 
 
+@pytest.fixture(scope="module")
+def noisy(reading: Reading) -> Reading:
+    """The same scan with noise in two channels, a fiftieth of its scale in each."""
+    noise = 0.02 * math.exp(reading.log_scale)
+    real, imaginary = np.random.default_rng(0).normal(0, noise, (2, *reading.scan.voxels.shape))
+    voxels = np.hypot(reading.scan.voxels + real, imaginary).astype(np.float32)
+    return replace(reading, scan=replace(reading.scan, voxels=voxels), noise=noise)
+
+
+def test_another_contrast_leaves_the_noise_of_air_as_it_is(trained, noisy):
+    before = noisy.scan.voxels
+    after = edited(trained, noisy, [parse_wish("contrast*=1.2")], extrapolate=True).voxels
+    air = before < noisy.noise
+    assert air.any()
+    assert np.allclose(after[air], before[air], rtol=1e-5)
+    unknown = edited(trained, replace(noisy, noise=0.0), [parse_wish("contrast*=1.2")], extrapolate=True).voxels
+    assert unknown[air].mean() < 0.9 * before[air].mean()
+    tissue = before > math.exp(noisy.log_scale)
+    assert np.allclose(after[tissue], unknown[tissue], rtol=0.01)
+
+
+def test_a_noisy_scan_with_another_contrast_has_a_way_back(trained, noisy):
+    there = edited(trained, noisy, [parse_wish("contrast*=1.2")], extrapolate=True)
+    scanner = noisy.scene.scanner
+    steeper = replace(scanner, log_gamma=scanner.log_gamma + math.log(1.2))
+    other = replace(noisy, scan=there, scene=replace(noisy.scene, scanner=steeper))
+    assert np.allclose(shown(other, noisy.scene).voxels, noisy.scan.voxels, rtol=1e-3, atol=1e-4 * noisy.noise)
+
+
 @pytest.mark.parametrize("name", ["brightness", "contrast", "bias_field"])
 def test_there_and_back_again_is_the_scan_up_to_rounding(trained, reading, name):
     present = reading.readouts[name].estimate

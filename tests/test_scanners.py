@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medisent.scanners import BIAS_TERMS, Scanner, bias_basis, bias_strength, measured_scale, random_scanner
+from medisent.scanners import BIAS_TERMS, Scanner, air_noise, bias_basis, bias_strength, measured_scale, random_scanner
 
 SHAPE = (9, 7, 6)
 SEEDS = st.integers(0, 2**31)
@@ -164,3 +165,23 @@ def test_the_scale_is_of_the_scans_own_type_and_survives_extreme_units(dtype):
         scale = measured_scale(image * gain)
         assert scale.dtype == dtype
         assert math.isclose(float(scale), gain * float(measured_scale(image)), rel_tol=1e-5)
+
+
+def noisy_half(level: float, noise: float, air: float = 0.0) -> np.ndarray:
+    """Half air, half tissue of one intensity, with noise in two channels."""
+    signal = np.repeat([0.0, level], 50_000)
+    real, imaginary = np.random.default_rng(0).normal(0, noise, (2, signal.size))
+    magnitude: np.ndarray = np.hypot(signal + real, imaginary) + air
+    return magnitude
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.01, 0.04])
+@pytest.mark.parametrize("air", [0.0, -1000.0])
+def test_air_tells_the_noise(noise, air):
+    assert air_noise(noisy_half(1.0, noise, air), air, 1.0) == pytest.approx(noise, rel=0.02)
+
+
+def test_a_scan_without_air_or_with_dark_tissue_in_its_place_tells_no_noise():
+    assert air_noise(noisy_half(1.0, 0.01)[50_000:], 0.0, 1.0) == 0
+    assert air_noise(np.repeat([0.0, 1.0], 500), 0.0, 1.0) == 0
+    assert air_noise(np.repeat([0.15, 1.0], 500), 0.0, 1.0) == 0
