@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
-from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.optimize import brentq
+from torch.nn.functional import interpolate
 
 # Sub-voxels along each axis: outlines move by fractions of a voxel.
 _FINE = 3
@@ -43,15 +45,14 @@ class Outline:
         volume = float(mask.sum())
         if volume < 1 / 8:
             raise ValueError("The mask is empty.")
-        fine = zoom(mask, _FINE, order=1, mode="nearest", grid_mode=True)
+        fine = _refined(mask)
         ranked = np.sort(fine, axis=None)[::-1]
         inside = fine >= max(float(ranked[min(round(volume * _FINE**3), ranked.size) - 1]), 1e-3)
         return cls(_distance(inside), voxel_ml)
 
     def moved(self, by: Float[np.ndarray, "x y z"]) -> Outline:
         """The surface after each part of it has moved outwards by so many voxels; other distances are not exact."""
-        fine = zoom(by, _FINE, order=1, mode="nearest", grid_mode=True)
-        return replace(self, distance=(self.distance - fine).astype(np.float32))
+        return replace(self, distance=(self.distance - _refined(by)).astype(np.float32))
 
     @property
     def empty(self) -> bool:
@@ -248,6 +249,13 @@ def _box(mask: Float[np.ndarray, "x y z"], margin: int) -> tuple[slice, slice, s
 def _radius(volume: float) -> float:
     """Of a ball."""
     return float((3 * volume / (4 * np.pi)) ** (1 / 3))
+
+
+def _refined(coarse: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "fx fy fz"]:
+    """Values at sub-voxels, linear between voxels."""
+    whole = torch.from_numpy(np.ascontiguousarray(coarse))[None, None]
+    fine: np.ndarray = interpolate(whole, scale_factor=_FINE, mode="trilinear")[0, 0].numpy()
+    return fine
 
 
 def _coarse(fine: Float[np.ndarray, "fx fy fz"]) -> Float[np.ndarray, "x y z"]:
