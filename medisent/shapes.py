@@ -216,7 +216,7 @@ def room(mask: Float[np.ndarray, "x y z"], change_ml: float, voxel_ml: float) ->
     """How many voxels around a mask a change of its volume by so many mL needs, with some to spare."""
     voxels = float(mask.sum())
     growth = _radius(voxels + max(0.0, change_ml) / voxel_ml) - _radius(voxels)
-    return int(np.ceil(growth)) + 5
+    return int(np.ceil(growth)) + 3
 
 
 def _by_depth(outline: Outline, depths: Float[np.ndarray, " knots"]) -> list[Float[np.ndarray, "x y z"]]:
