@@ -365,6 +365,7 @@ class PartitionedVAE(nn.Module):
         self.resting = self._columns(("anatomy_rest", "nuisance_rest"))
         loose = [n for n in self.scanner_names if n not in self.factors or self.factors[n].column is None]
         self.loose = self._columns(loose)
+        self.labelled = self._columns(n for n in self.scanner_names if n not in loose)
         self.taught = self._columns(n for n, f in self.factors.items() if n in self.heads and (f.column or f.mask))
         self.turn = Turn(len(self.resting))
         self.rest_remainder = Remainder(len(self.telling), len(self.resting))
@@ -596,8 +597,9 @@ class PartitionedVAE(nn.Module):
 
     def fit_remainders(self, q: PartitionedNormal) -> None:
         """Learn what named blocks tell of all else, from scans as they were inferred before anything is taken out."""
-        self.rest_remainder.fit(q.loc[:, self.telling], self.turn(q.loc[:, self.resting]))
-        self.setting_remainder.fit(q.loc[:, self.anatomy], q.loc[:, self.loose])
+        beside = q.loc[:, self.labelled]
+        self.rest_remainder.fit(q.loc[:, self.telling], self.turn(q.loc[:, self.resting]), beside)
+        self.setting_remainder.fit(q.loc[:, self.anatomy], q.loc[:, self.loose], beside)
 
     def answers(self, found: Abduction, chance: torch.Generator) -> Float[Tensor, "batch resting"]:
         """By how much the rest changes when the scanner is taken out a little wrong, as wrong as its estimates are."""

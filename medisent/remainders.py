@@ -32,24 +32,45 @@ class Remainder(nn.Module):
         self.register_buffer("weight", torch.zeros(2 * telling, told))
 
     @torch.no_grad()
-    def fit(self, telling: Float[Tensor, "scans telling"], told: Float[Tensor, "scans told"]) -> None:
-        """Fit by ridge regression; with fewer than four scans for each term there is nothing to go by."""
-        if len(telling) < _FEWEST_A_TERM * len(self.weight) or not self.weight.numel():
+    def fit(
+        self,
+        telling: Float[Tensor, "scans telling"],
+        told: Float[Tensor, "scans told"],
+        beside: Float[Tensor, "scans beside"],
+    ) -> None:
+        """Fit by ridge regression; with fewer than four scans for each term there is nothing to go by.
+
+        Args:
+            telling: The latents that tell.
+            told: Those of which they tell.
+            beside: Others that may go with both and explain a share that is theirs: left out of the regression, it
+                would be laid to the telling latents, and what is taken off for it would make the told ones tell them.
+        """
+        size = self.weight.shape[0]
+        if len(telling) < _FEWEST_A_TERM * (size + 2 * beside.shape[1]) or not self.weight.numel():
             return
-        self.centre.copy_(telling.mean(0))
-        self.spread.copy_(telling.std(0).clamp(min=1e-6))
-        terms, wanted = self._terms(telling).double(), (told - told.mean(0)).double()
-        terms = terms - terms.mean(0)
+        told_by = torch.cat([telling, beside], 1)
+        centre, spread = told_by.mean(0), told_by.std(0).clamp(min=1e-6)
+        own = telling.shape[1]
+        self.centre.copy_(centre[:own])
+        self.spread.copy_(spread[:own])
+        others = _terms(beside, centre[own:], spread[own:])
+        terms = torch.cat([_terms(telling, self.centre, self.spread), others], 1).double()
+        terms, wanted = terms - terms.mean(0), (told - told.mean(0)).double()
         ridge = 1e-3 * len(terms) * torch.eye(terms.shape[1], dtype=torch.float64, device=terms.device)
-        self.weight.copy_(torch.linalg.solve(terms.T @ terms + ridge, terms.T @ wanted))
+        self.weight.copy_(torch.linalg.solve(terms.T @ terms + ridge, terms.T @ wanted)[:size])
 
     def forward(self, telling: Float[Tensor, "scans telling"]) -> Float[Tensor, "scans told"]:
         """How far from their mean the others are to be expected."""
-        return self._terms(telling) @ self.weight
+        return _terms(telling, self.centre, self.spread) @ self.weight
 
-    def _terms(self, telling: Float[Tensor, "scans telling"]) -> Float[Tensor, "scans terms"]:
-        steps = ((telling - self.centre) / self.spread).clamp(-_REACH, _REACH)
-        return torch.cat([steps, steps.square() - 1], 1)
+
+def _terms(
+    latents: Float[Tensor, "scans latents"], centre: Float[Tensor, " latents"], spread: Float[Tensor, " latents"]
+) -> Float[Tensor, "scans terms"]:
+    """Lines and parabolas in standardised latents."""
+    steps = ((latents - centre) / spread).clamp(-_REACH, _REACH)
+    return torch.cat([steps, steps.square() - 1], 1)
 
 
 class Turn(nn.Module):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from medisent.remainders import Remainder, Turn
 
+NOTHING = torch.zeros(1, 0)
+
 
 def _latents(scans: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     chance = torch.Generator().manual_seed(seed)
@@ -20,7 +22,7 @@ def _latents(scans: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_what_is_told_is_taken_out_and_what_is_not_stays() -> None:
     telling, told = _latents(8000)
     remainder = Remainder(2, 3)
-    remainder.fit(telling[:4000], told[:4000])
+    remainder.fit(telling[:4000], told[:4000], NOTHING.expand(4000, 0))
     left = told[4000:] - remainder(telling[4000:])
     both = torch.cat([telling[4000:], telling[4000:].square(), left], 1).T
     assert torch.corrcoef(both)[:4, 4:].abs().max() < 0.06  # by chance up to 0.05
@@ -28,31 +30,43 @@ def test_what_is_told_is_taken_out_and_what_is_not_stays() -> None:
     assert torch.allclose(left.std(0), torch.ones(3), atol=0.1)
 
 
+def test_what_goes_with_both_is_not_laid_to_those_who_tell() -> None:
+    chance = torch.Generator().manual_seed(0)
+    gain, own = torch.randn(4000, 1, generator=chance), torch.randn(4000, 1, generator=chance)
+    tumour, field = 0.8 * gain + 0.6 * own, 0.5 * gain + 0.1 * torch.randn(4000, 1, generator=chance)
+    blind, seeing = Remainder(1, 1), Remainder(1, 1)
+    blind.fit(tumour, field, NOTHING.expand(4000, 0))
+    seeing.fit(tumour, field, gain)
+    alone = torch.randn(4000, 1, generator=chance)  # where tumours do not go with the gain
+    assert blind(alone).std() > 0.3
+    assert seeing(alone).std() < 0.02
+
+
 @given(st.integers(0, 1000))
 def test_taking_out_and_putting_back_is_nothing(seed: int) -> None:
     telling, told = _latents(60, seed)
     remainder = Remainder(2, 3)
-    remainder.fit(telling, told)
+    remainder.fit(telling, told, NOTHING.expand(len(told), 0))
     assert torch.allclose(told - remainder(telling) + remainder(telling), told, atol=1e-5)
 
 
 def test_far_from_all_that_was_seen_the_prediction_stays_where_it_was() -> None:
     telling, told = _latents(100)
     remainder = Remainder(2, 3)
-    remainder.fit(telling, told)
+    remainder.fit(telling, told, NOTHING.expand(len(told), 0))
     far, farther = remainder(torch.full((1, 2), 50.0)), remainder(torch.full((1, 2), 500.0))
     assert torch.equal(far, farther)
 
 
 def test_too_few_scans_tell_nothing() -> None:
     remainder = Remainder(2, 3)
-    remainder.fit(*_latents(15))
+    remainder.fit(*_latents(15), NOTHING.expand(15, 0))
     assert not remainder(torch.ones(4, 2)).any()
 
 
 def test_nobody_who_tells_is_no_fault() -> None:
     remainder = Remainder(0, 3)
-    remainder.fit(torch.zeros(20, 0), torch.randn(20, 3))
+    remainder.fit(torch.zeros(20, 0), torch.randn(20, 3), NOTHING.expand(20, 0))
     assert remainder(torch.zeros(4, 0)).shape == (4, 3)
     assert not remainder(torch.zeros(4, 0)).any()
 
