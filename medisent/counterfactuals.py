@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -200,9 +201,9 @@ def _gained(
 ) -> Float[np.ndarray, "..."]:
     """What a scan (air at zero) gains when its canonical scan gains ``step`` and its scanner is another one.
 
-    Noise is no signal: an exponent does not act on it. Powers add, so what an intensity's square has of noise, at most
-    the square of two standard deviations, is put aside and comes back as it was, times what the gain has changed by.
-    All of it undone is the scan as it was.
+    Noise is no signal: neither exponent nor bias field act on it. Powers add, so what an intensity's square has of
+    noise, at most the square of two standard deviations, is put aside and comes back as it was, times what the gain has
+    changed by. All of it undone is the scan as it was.
 
     References:
         The Rician Distribution of Noisy MRI Data (Gudbjartsson, Patz, 1995)
@@ -220,10 +221,11 @@ def _gained(
     gamma, new_gamma = (float(s.log_gamma[0].exp()) for s in (before, after))
     image = torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32)).clamp(min=0)
     old, new = torch.from_numpy(field), torch.from_numpy(other)
-    if step is None and gamma == new_gamma:
-        result = image * (
-            torch.expm1(new - old + (new_gain - gain)) if field is not other else np.expm1(new_gain - gain)
-        )
+    even = bool((before.bias == after.bias).all())
+    if step is None and gamma == new_gamma and even:
+        result = image * math.expm1(new_gain - gain)
+    elif step is None and gamma == new_gamma and not reading.noise:
+        result = image * torch.expm1(new - old + (new_gain - gain))
     else:
         power = image.square()
         noise = power.clamp(max=(_NOISY * reading.noise) ** 2)
@@ -231,7 +233,7 @@ def _gained(
         moved = canonical if step is None else canonical + torch.from_numpy(step)
         signal = exposed(moved, new_gamma, new + new_gain)
         if reading.noise:
-            signal = (signal.square() + noise * (2 * (new - old + (new_gain - gain))).exp()).sqrt()
+            signal = (signal.square() + noise * math.exp(2 * (new_gain - gain))).sqrt()
         result = signal - image
     gained: np.ndarray = result.numpy()
     return gained

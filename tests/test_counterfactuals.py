@@ -221,16 +221,23 @@ def noisy(reading: Reading) -> Reading:
     return replace(reading, scan=replace(reading.scan, voxels=voxels), noise=noise)
 
 
-def test_another_contrast_leaves_the_noise_of_air_as_it_is(trained, noisy):
+@pytest.mark.parametrize("wish", ["contrast*=1.2", "bias_field*=3"])
+def test_another_contrast_or_field_leaves_the_noise_of_air_as_it_is(trained, noisy, wish):
     before = noisy.scan.voxels
-    after = edited(trained, noisy, [parse_wish("contrast*=1.2")], extrapolate=True).voxels
-    air = before < noisy.noise
+    after, unknown = (
+        edited(trained, replace(noisy, noise=noise), [parse_wish(wish)], extrapolate=True).voxels
+        for noise in (noisy.noise, 0.0)
+    )
+    air, tissue = before < noisy.noise, before > math.exp(noisy.log_scale)
     assert air.any()
     assert np.allclose(after[air], before[air], rtol=1e-5)
-    unknown = edited(trained, replace(noisy, noise=0.0), [parse_wish("contrast*=1.2")], extrapolate=True).voxels
-    assert unknown[air].mean() < 0.9 * before[air].mean()
-    tissue = before > math.exp(noisy.log_scale)
+    assert not np.allclose(unknown[air], before[air], rtol=0.05)
     assert np.allclose(after[tissue], unknown[tissue], rtol=0.01)
+
+
+def test_another_brightness_is_one_for_the_noise_too(trained, noisy):
+    after = edited(trained, noisy, [parse_wish("brightness*=1.5")], extrapolate=True).voxels
+    assert np.allclose(after, 1.5 * noisy.scan.voxels, rtol=1e-6)
 
 
 def test_a_noisy_scan_with_another_contrast_has_a_way_back(trained, noisy):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for everything.")] = Path("demo"),
     subjects: Annotated[int, typer.Option("--subjects", min=12, help="How many heads to render.")] = 400,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="How long to train.")] = 4.7,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="How long to train.")] = 4.4,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
