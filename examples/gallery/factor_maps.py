@@ -39,7 +39,7 @@ def main(picture: Path) -> None:
         image = axis.imshow(
             np.ma.array(change, mask=over.mask), cmap="RdBu_r", origin="lower", vmin=-largest, vmax=largest, alpha=0.85
         )
-        axis.set_title(f"{name.replace('_', ' ')}: gain per {units[name] or 'unit'}")
+        axis.set_title(f"{name.replace('_', ' ')},\ngain per {units[name] or 'unit'}")
         axis.set_axis_off()
         figure.colorbar(image, ax=axis, shrink=0.7)
     figure.savefig(picture, dpi=90)
