@@ -30,7 +30,8 @@ class Reread:
         after: The edited factor, as read from the edited scan.
         ruled: Its value after the edit by a ruler that only sees the two scans; NaN where there is none.
         others: All other factors, as read from the edited scan.
-        moved: By how much each of them moved, in half widths of its interval; without those that have none.
+        moved: By how much each of them moved, in half widths of its interval; without those that have none, or one
+            that nothing has calibrated while others were.
     """
 
     before: Readout
@@ -71,10 +72,13 @@ def reread(trained: Trained, reading: Reading, name: str, asked: float, edited: 
     """
     again = read_factors(trained, edited).readouts
     others = {other: readout for other, readout in again.items() if other != name}
+    calibrated = {known for known, entry in trained.card.factors.items() if entry.calibrated}
     moved = {}
     for other, readout in others.items():
         first = reading.readouts[other]
         half = (first.high - first.low) / 2
+        if calibrated and other not in calibrated:
+            continue
         if math.isfinite(half) and half > 0 and math.isfinite(readout.estimate):
             moved[other] = abs(readout.estimate - first.estimate) / half
     before = reading.readouts[name]

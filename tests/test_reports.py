@@ -331,6 +331,15 @@ def test_a_page_without_counterfactuals_shows_the_scan():
     assert "Research use only" in Reading(page).text
 
 
+def test_an_interval_that_nothing_has_calibrated_bears_a_star_and_the_page_says_why():
+    row = {"name": "contrast", "role": "nuisance", "unit": "", "estimate": 1.0, "low": 0.9, "high": 1.1}
+    bare, starred = (Reading(explanation(factors=[{**row, "calibrated": known}])).text for known in (True, False))
+    assert "0.90 to 1.10 *" in starred
+    assert "nothing calibrated the interval" in starred
+    assert "*" not in bare
+    assert "nothing calibrated" not in bare
+
+
 def test_a_counterfactual_on_another_grid_is_refused():
     other = np.zeros((3, 4, 5), np.float32)
     with pytest.raises(GeometryError, match="3 x 4 x 5"):

@@ -43,6 +43,19 @@ def test_the_scan_itself_read_again_moves_nothing(trained, scan):
         assert math.isnan(found.ruled) or found.ruled == pytest.approx(readout.estimate)
 
 
+def test_an_interval_that_nothing_has_calibrated_is_no_measure_where_others_were(trained, scan):
+    card = trained.card
+    one = {name: replace(entry, calibrated=9 if name == "tumour_volume" else 0) for name, entry in card.factors.items()}
+    none = {name: replace(entry, calibrated=0) for name, entry in card.factors.items()}
+    reading = read_factors(trained, scan)
+    moved = [
+        reread(replace(trained, card=replace(card, factors=factors)), reading, "brightness", 1.0, scan).moved
+        for factors in (one, none)
+    ]
+    assert set(moved[0]) == {"tumour_volume"}
+    assert len(moved[1]) > 1
+
+
 def test_an_edit_that_the_reading_does_not_follow_is_not_found_however_wide_its_interval(trained, scan):
     reading = read_factors(trained, scan)
     name = "tumour_volume"

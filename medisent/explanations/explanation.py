@@ -252,10 +252,13 @@ class Explanation:
         card, sentences = self.trained.card, self.sentences
         rows = []
         for row in self.factors.to_dict("records"):
-            quantiles = card.factors[str(row["name"])].quantiles
-            rows.append(
-                {**{str(k): v for k, v in row.items()}, "cohort_low": quantiles[5], "cohort_high": quantiles[95]}
-            )
+            entry = card.factors[str(row["name"])]
+            known = {
+                "cohort_low": entry.quantiles[5],
+                "cohort_high": entry.quantiles[95],
+                "calibrated": bool(entry.calibrated),
+            }
+            rows.append({**{str(k): v for k, v in row.items()}, **known})
         return explanation_page(
             headline=sentences.headline(rereads),
             answers=sentences.answers(rereads),

@@ -124,6 +124,7 @@ class Row:
     estimate: str
     unit: str
     interval: str
+    calibrated: bool
     level: str
     percentile: str
     outside: bool
@@ -165,6 +166,11 @@ class ExplanationPage:
     def count(self, mark: str) -> int:
         """How many checks bear this mark."""
         return sum(check.mark == mark for check in self.checks)
+
+    @property
+    def uncalibrated(self) -> bool:
+        """Whether there is an interval that nothing has calibrated."""
+        return not all(row.calibrated for _, rows in self.groups for row in rows)
 
 
 def explanation_page(
@@ -363,6 +369,7 @@ def _row(row: Mapping[str, object]) -> Row:
         estimate=text,
         unit=str(row.get("unit") or ""),
         interval=interval,
+        calibrated=bool(row.get("calibrated", True)),
         level=_level(level),
         percentile=ordinal(percentile),
         outside=percentile is not None and not 0 < percentile < 100,
