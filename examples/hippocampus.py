@@ -122,7 +122,7 @@ def main(folder: Path, minutes: float) -> None:
     held = table[table["split"] != "train"].copy()
     held["estimate"] = [model.explain(path).reading.readouts["hippocampal_volume"].estimate for path in held["scan"]]
     median, worst = brightened(model, held[held["split"] == "validation"])
-    print(f"scan x1.5: the volume moves by {median:.2%} at the median, {worst:.2%} at worst")
+    print(f"scan x1.5: the volume moves by {100 * median:.2f} % at the median, {100 * worst:.2f} % at worst")
     explanation = model.explain(held["scan"].iloc[0])
     explanation.save(folder / "explanation")
     draw(explanation, held, folder / "hippocampus.png")

@@ -56,9 +56,10 @@ def main(run: str, subjects: int, seed: int) -> None:
     for name, found in errors.items():
         share, true, explained, aside = np.array(found).T
         print(
-            f"{name}: {len(found)} edits; median |error| {np.median(np.abs(share)):.1%}, "
-            f"median error {np.median(share):+.1%}; "
-            f"on true counterfactuals {np.median(np.abs(true)):.1%}; tissue explains {np.median(explained):.2f}; "
+            f"{name}: {len(found)} edits; median |error| {100 * np.median(np.abs(share)):.1f} %, "
+            f"median error {100 * np.median(share):+.1f} %; "
+            f"on true counterfactuals {100 * np.median(np.abs(true)):.1f} %; "
+            f"tissue explains {np.median(explained):.2f}; "
             f"the other structure moves by {np.median(np.abs(aside)):.2f} mL"
         )
 

@@ -33,7 +33,9 @@ def main(picture: Path) -> None:
         "scanner dimmed to 60 %": model.counterfactual(scan, brightness=0.6 * factors.brightness),
     }
     for name, volume in edited.items():
-        print(f"{name}: {np.mean(volume.voxels == scan.voxels):.1%} of the voxels are the scan's, value for value")
+        print(
+            f"{name}: {100 * np.mean(volume.voxels == scan.voxels):.1f} % of the voxels are the scan's, value for value"
+        )
 
     at = int(head.masks.tumour.sum((0, 1)).argmax())
     figure = Figure(figsize=(11.5, 4.9), layout="constrained")

@@ -38,12 +38,14 @@ def main(picture: Path) -> None:
     for row, (said, volumes) in zip(axes, {"before": scans, "after": harmonised}.items(), strict=True):
         seen = np.array([volume.voxels[inside] for volume in volumes])
         apart = seen.std(axis=0).mean() / seen.mean()
-        print(f"{said}: the three scans differ by {apart:.1%} of the mean signal")
+        print(f"{said}: the three scans differ by {100 * apart:.1f} % of the mean signal")
         for axis, name, volume in zip(row, scanners, volumes, strict=True):
             axis.imshow(volume.voxels[::-1, :, at].T, cmap="gray", origin="lower", vmin=0, vmax=1.4)
             axis.set_title(f"{said}: {name}", fontsize=10)
             axis.set_axis_off()
-        row[1].text(0.5, -0.04, f"the three differ by {apart:.1%}", transform=row[1].transAxes, ha="center", va="top")
+        row[1].text(
+            0.5, -0.04, f"the three differ by {100 * apart:.1f} %", transform=row[1].transAxes, ha="center", va="top"
+        )
     figure.savefig(picture, dpi=90)
 
 
