@@ -91,12 +91,21 @@ def counterfactual(trained: Trained, scan: Volume, wishes: Sequence[Wish], *, ex
         InterventionError: A wish cannot be granted.
         MedisentError: The scan is refused.
     """
-    for wish in wishes:
-        _factor(trained, wish.name)
     if not wishes:
         return scan
-    reading = read_factors(trained, scan)
-    return edited(trained, reading, wishes, extrapolate=extrapolate)
+    return edited(trained, read_for(trained, scan, wishes), wishes, extrapolate=extrapolate)
+
+
+def read_for(trained: Trained, scan: Volume, wishes: Sequence[Wish]) -> Reading:
+    """The reading of a scan that wishes go by; what the model has no factor for is refused before the scan is read.
+
+    Raises:
+        InterventionError: The model has no such factor.
+        MedisentError: The scan is refused.
+    """
+    for wish in wishes:
+        _factor(trained, wish.name)
+    return read_factors(trained, scan)
 
 
 def edited(trained: Trained, reading: Reading, wishes: Sequence[Wish], *, extrapolate: bool = False) -> Volume:

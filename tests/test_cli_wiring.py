@@ -219,6 +219,10 @@ def test_what_a_scan_is_unlike_is_said_on_the_terminal_too(case, model_file, cap
     assert any("brightness" in note for note in unlike)
     said = capsys.readouterr().err.splitlines()
     assert [line.removeprefix("warning: ") for line in said if line.startswith("warning: ")] == unlike
+    edit = ["counterfactual", "bright.nii.gz", "--set", "brightness*=1.1", "--extrapolate", "-o", "brighter.nii.gz"]
+    assert main([*edit, "--model", str(model_file), "--device", "cpu"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("warning: ") for line in said if line.startswith("warning: ")] == unlike
 
 
 def test_an_explanation_is_told_as_a_table_or_not_at_all(case, model_file, capsys):

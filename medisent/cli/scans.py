@@ -147,8 +147,7 @@ def counterfactual(
 
     target = out or Path(f"{stem(scan)}_counterfactual.nii.gz")
     _refuse_long(target)
-    from medisent.counterfactuals import counterfactual as edited_scan
-    from medisent.counterfactuals import parse_wish
+    from medisent.counterfactuals import edited, parse_wish, read_for
     from medisent.explanations import deriving
     from medisent.exports import Making, sidecar_name, write_synthetic
 
@@ -161,15 +160,18 @@ def counterfactual(
         image = _read(scan, output, volume, series, max_voxels)
         derive = deriving(image, loaded.trained.digest) if dicom else None
         progress.stage("editing")
-        edited = edited_scan(loaded.trained, image, wanted, extrapolate=extrapolate)
+        reading = read_for(loaded.trained, image, wanted) if wanted else None
+        changed = edited(loaded.trained, reading, wanted, extrapolate=extrapolate) if reading else image
         progress.stage("writing")
         making = Making(image, loaded.trained.digest, tuple(wishes or ()))
 
         def beside(place: Path) -> None:
             if derive is not None:
-                derive(place).add_series(edited, objects.name, making.asked)
+                derive(place).add_series(changed, objects.name, making.asked)
 
-        write_synthetic(edited, target, making, beside)
+        write_synthetic(changed, target, making, beside)
+    for warning in reading.warnings if reading else ():
+        output.say(f"warning: {warning}")
     output.result(
         {"schema": 1, "out": target, **({"dicom": objects} if dicom else {}), "set": wishes or []},
         [f"Counterfactual: {target}", *([f"DICOM series: {objects}"] if dicom else [])],
