@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.nn.functional import interpolate
 _FINE = 3
 # Depths, in voxels, at which a structure's intensity is described; sparser further down.
 _KNOTS = (0.5, 1.0, 1.5, 2.5, 4.0, 7.0, 12.0, 20.0)
+# What holds less, in voxels, is no structure.
+_LEAST = 1 / 8
 # How the mask's surface gives way to the image: in at most so many steps, until none is larger than this (voxels).
 _STEPS, _STILL = 6, 0.02
 # The image speaks for a surface within this of a place (standard deviation of a Gaussian, voxels).
@@ -43,7 +46,7 @@ class Outline:
             ValueError: The mask holds less than an eighth of a voxel.
         """
         volume = float(mask.sum())
-        if volume < 1 / 8:
+        if volume < _LEAST:
             raise ValueError("The mask is empty.")
         fine = _refined(mask)
         ranked = np.sort(fine, axis=None)[::-1]
@@ -56,8 +59,8 @@ class Outline:
 
     @property
     def empty(self) -> bool:
-        """Whether less than an eighth of a voxel is inside."""
-        return self.volume(0.0) < self.voxel_ml / 8
+        """Whether next to nothing is inside."""
+        return self.volume(0.0) < self.voxel_ml * _LEAST
 
     def measured(self) -> Outline:
         """The same surface with exact distances from it."""
@@ -78,15 +81,19 @@ class Outline:
 
     def offset_for(self, change_ml: float) -> float:
         """How far the surface has to move, in voxels, for the volume to change by so much, or as far as it can."""
+        return self.solved(self.volume, change_ml)
+
+    def solved(self, volume: Callable[[float], float], change_ml: float) -> float:
+        """The offset at which what grows with the surface, in mL, has changed by so many mL, or as far as it can."""
         if change_ml == 0:
             return 0.0
-        goal = self.volume(0.0) + change_ml
+        goal = volume(0.0) + change_ml
         low, high = float(self.distance.min()) - 1, float(self.distance.max()) + 1
-        if goal <= self.volume(low):
+        if goal <= volume(low):
             return low
-        if goal >= self.volume(high):
+        if goal >= volume(high):
             return high
-        return float(brentq(lambda offset: self.volume(offset) - goal, low, high, xtol=1e-4))
+        return float(brentq(lambda offset: volume(offset) - goal, low, high, xtol=1e-4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,13 +209,19 @@ class Structure:
 
     def regrown(self, change_ml: float) -> Regrowth:
         """The image and the mask when the structure changes its volume by so many mL."""
-        profile = self.profile
-        offset = profile.outline.offset_for(change_ml)
+        profile, outline = self.profile, self.profile.outline
         change, moved = np.zeros_like(self.mask), self.mask.copy()
-        change[self.box] = profile.rendered(offset) - profile.rendered(0.0)
+        change[self.box] = profile.rendered(outline.offset_for(change_ml)) - profile.rendered(0.0)
         change[np.abs(change) < 1e-6] = 0
-        gained = profile.outline.mask(offset) - profile.outline.mask(0.0)
-        moved[self.box] = np.clip(self.mask[self.box] + gained, 0, 1)
+        own, begun = self.mask[self.box], outline.mask(0.0)
+
+        def passed(offset: float) -> Float[np.ndarray, "x y z"]:
+            after: np.ndarray = np.clip(own + (outline.mask(offset) - begun), 0, 1)
+            return after
+
+        # The mask was not quite where the surface has settled, so it fills at another offset.
+        filled = outline.solved(lambda offset: float(passed(offset).sum()) * outline.voxel_ml, change_ml)
+        moved[self.box] = passed(filled)
         return Regrowth(change, moved)
 
 
