@@ -230,20 +230,15 @@ def _gained(
     gamma, new_gamma = (float(s.log_gamma[0].exp()) for s in (before, after))
     image = torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32)).clamp(min=0)
     old, new = torch.from_numpy(field), torch.from_numpy(other)
-    even = bool((before.bias == after.bias).all())
-    if step is None and gamma == new_gamma and even:
-        result = image * math.expm1(new_gain - gain)
-    elif step is None and gamma == new_gamma and not reading.noise:
-        result = image * torch.expm1(new - old + (new_gain - gain))
+    rise, even = new_gain - gain, bool((before.bias == after.bias).all())
+    if step is None and gamma == new_gamma and (even or not reading.noise):
+        result = image * (math.expm1(rise) if even else torch.expm1(new - old + rise))
     else:
-        power = image.square()
-        noise = power.clamp(max=(_NOISY * reading.noise) ** 2)
-        canonical = developed((power - noise).sqrt() if reading.noise else image, 1 / gamma, old + gain)
+        # By factors and by hypot: squares leave the range of float32 where a scan's unit is extreme.
+        noise = image.clamp(max=_NOISY * reading.noise)
+        canonical = developed((image - noise).sqrt() * (image + noise).sqrt(), 1 / gamma, old + gain)
         moved = canonical if step is None else canonical + torch.from_numpy(step)
-        signal = exposed(moved, new_gamma, new + new_gain)
-        if reading.noise:
-            signal = (signal.square() + noise * math.exp(2 * (new_gain - gain))).sqrt()
-        result = signal - image
+        result = torch.hypot(exposed(moved, new_gamma, new + new_gain), noise * math.exp(rise)) - image
     gained: np.ndarray = result.numpy()
     return gained
 

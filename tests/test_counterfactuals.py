@@ -240,6 +240,19 @@ def test_another_brightness_is_one_for_the_noise_too(trained, noisy):
     assert np.allclose(after, 1.5 * noisy.scan.voxels, rtol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_noise_is_told_from_signal_in_any_unit(trained, noisy, unit):
+    wish = [parse_wish("contrast*=1.2")]
+    other = replace(
+        noisy,
+        scan=replace(noisy.scan, voxels=noisy.scan.voxels * np.float32(unit)),
+        noise=noisy.noise * unit,
+        log_scale=noisy.log_scale + math.log(unit),
+    )
+    one, same = (edited(trained, seen, wish, extrapolate=True).voxels for seen in (noisy, other))
+    assert np.allclose(same / np.float32(unit), one, rtol=1e-3, atol=1e-3 * noisy.noise)
+
+
 def test_a_noisy_scan_with_another_contrast_has_a_way_back(trained, noisy):
     there = edited(trained, noisy, [parse_wish("contrast*=1.2")], extrapolate=True)
     scanner = noisy.scene.scanner
