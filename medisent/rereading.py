@@ -77,9 +77,8 @@ def reread(trained: Trained, reading: Reading, name: str, asked: float, edited: 
     for other, readout in others.items():
         first = reading.readouts[other]
         half = (first.high - first.low) / 2
-        if calibrated and other not in calibrated:
-            continue
-        if math.isfinite(half) and half > 0 and math.isfinite(readout.estimate):
+        counts = other in calibrated or not calibrated
+        if counts and math.isfinite(half) and half > 0 and math.isfinite(readout.estimate):
             moved[other] = abs(readout.estimate - first.estimate) / half
     before = reading.readouts[name]
     ruled = _ruled(name, before.estimate, asked, reading.scan, edited, shaped=name in trained.network.shaped)

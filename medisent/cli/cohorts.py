@@ -181,8 +181,7 @@ def schema(
 
 def _tell(output: Output, proposal: Proposal) -> None:
     """The warnings, and the first of the scans that cannot be read."""
-    for warning in proposal.warnings:
-        output.say(f"warning: {warning}")
+    output.warn(proposal.warnings)
     for fault in proposal.unreadable[:_FAULTS_TOLD]:
         output.say(f"row {fault.row + 2}: {fault.message}" if proposal.rows is None else fault.message)
     if len(proposal.unreadable) > _FAULTS_TOLD:

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,11 @@ class Output:
         """A message, on stderr."""
         if not self.quiet:
             print(message, file=sys.stderr)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Sentences that a reader must not miss, on stderr."""
+        for warning in warnings:
+            self.say(f"warning: {warning}")
 
     def result(self, data: Mapping[str, Any], text: Sequence[str]) -> None:
         """What came out, on stdout: the object, or its text."""

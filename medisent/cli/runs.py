@@ -73,8 +73,7 @@ def train(
     board = Board(folder) if tensorboard and first else None
     with joined(own_device(place)):
         groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
-        for warning in (*groups, *too_few_told(vars(study.weights), study.training.batch)):
-            output.say(f"warning: {warning}")
+        output.warn((*groups, *too_few_told(vars(study.weights), study.training.batch)))
         with reading_at_most(max_voxels), output.progress() as progress:
             watching = [board] if board else []
             trained = train_model(study, folder, device=place, fresh=fresh, progress=progress, observers=watching)

@@ -102,8 +102,7 @@ def _explain_one(
         explanation = loaded.explain(image)
         progress.stage("writing")
         explanation.save(folder, dicom=dicom)
-    for warning in explanation.reading.warnings:
-        output.say(f"warning: {warning}")
+    output.warn(explanation.reading.warnings)
     readouts = explanation.factors
     level = percent(loaded.card.level)
     output.result(
@@ -170,8 +169,7 @@ def counterfactual(
                 derive(place).add_series(changed, objects.name, making.asked)
 
         write_synthetic(changed, target, making, beside)
-    for warning in reading.warnings if reading else ():
-        output.say(f"warning: {warning}")
+    output.warn(reading.warnings if reading else ())
     output.result(
         {"schema": 1, "out": target, **({"dicom": objects} if dicom else {}), "set": wishes or []},
         [f"Counterfactual: {target}", *([f"DICOM series: {objects}"] if dicom else [])],
