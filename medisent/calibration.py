@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from medisent.augmentation import changed
 from medisent.batches import Batch
 from medisent.checkpoints import Card, FactorCard
 from medisent.counts import coarse
@@ -18,9 +19,15 @@ from medisent.metrics import conformal_quantile, r2
 from medisent.model import PartitionedVAE
 from medisent.posterior import PartitionedNormal
 from medisent.readings import estimates, latent_distance, pieces, quantiles, reconstruction_error
+from medisent.scanners import BIAS_TERMS, Scanner
 from medisent.supervision import Entry
 
 LEVEL = 0.9
+
+# Scans whose scanner is changed at once.
+_AT_ONCE = 16
+# Scanners by which each validation scan is seen once more, where settings are judged.
+_OTHERS = 3
 
 
 @torch.no_grad()
@@ -37,7 +44,8 @@ def calibrate(
     """The card of a trained network, whose readouts, remainders and turn are fitted first.
 
     Intervals are split-conformal by subject: the validation split, which no step of training saw, says how many
-    standard deviations of the readout hold the truth in 90 percent of subjects.
+    standard deviations of the readout hold the truth in 90 percent of subjects. Gain and exponent are judged as other
+    scanners would have shown these scans, for a cohort has few scanners and a new scan may come from another.
 
     References:
         Distribution-Free Predictive Inference for Regression (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, 2018)
@@ -56,6 +64,7 @@ def calibrate(
     truths = validation.values if validation is not None else torch.zeros(0, len(network.factors))
     read = estimates(network, seen)
     read_held = estimates(network, held) if validation is not None else {}
+    elsewhere = _elsewhere(network, validation) if validation is not None else {}
     for column, name in enumerate(network.factors):
         values = network.value(name, read[name][0]).double().numpy()
         labels = training.values[:, column]
@@ -63,7 +72,8 @@ def calibrate(
         bounds = known if len(known) else values
         reach, used = 1.645, 0
         if name in read_held:
-            reach, used = _reach(network, name, read_held[name], truths[:, column], validation_subjects)
+            read_there, wanted = elsewhere.get(name, (read_held[name], network.embed(name, truths[:, column])))
+            reach, used = _reach(read_there, wanted, validation_subjects)
             held_known = truths[:, column].isfinite().numpy()
             if held_known.sum() > 1:
                 estimate = network.value(name, read_held[name][0]).double().numpy()[held_known]
@@ -174,21 +184,52 @@ def _counted(
     return network.placed(seen, guesses)
 
 
+def _elsewhere(network: PartitionedVAE, batch: Batch) -> dict[str, tuple[tuple[Tensor, Tensor], Tensor]]:
+    """Gain and exponent as read from scans that other scanners show, and as they truly are there.
+
+    Returns:
+        Of each that is a factor: estimates and their deviations, as ``estimates`` has them, and true embeddings, NaN
+        where there is no label; several rounds of all scans, one after the other.
+    """
+    labels = {name: batch.values[:, column].log() for column, name in enumerate(network.factors)}
+    own = batch.log_scale - network.reference
+    none = torch.full_like(own, math.nan)
+    first = Scanner(
+        labels.get("brightness", none) - own, labels.get("contrast", none), torch.zeros(len(batch), BIAS_TERMS)
+    )
+    chance = torch.Generator().manual_seed(0)
+    loc, scale, truth = [], [], []
+    for _ in range(_OTHERS):
+        for rows in torch.arange(len(batch)).split(_AT_ONCE):
+            change = changed(batch[rows], network, chance)
+            sight = network.see(change.changed)
+            loc.append(network.settings(sight)[:, :2])
+            scale.append(sight.scale[:, :2])
+            there = change.scanner.after(Scanner.unstacked(first.stacked()[rows]))
+            truth.append(torch.stack([there.log_gain + own[rows], there.log_gamma], 1))
+    return {
+        name: ((torch.cat(loc)[:, [index]], torch.cat(scale)[:, index]), torch.cat(truth)[:, [index]])
+        for index, name in enumerate(("brightness", "contrast"))
+        if name in network.factors and name in network.scanner_names
+    }
+
+
 def _reach(
-    network: PartitionedVAE,
-    name: str,
-    read: tuple[Tensor, Tensor],
-    truth: Float[Tensor, " scans"],
-    subjects: Sequence[str],
+    read: tuple[Tensor, Tensor], wanted: Float[Tensor, "scans embedding"], subjects: Sequence[str]
 ) -> tuple[float, int]:
-    """How many standard deviations an interval has to reach out, and on how many subjects that was measured."""
+    """How many standard deviations an interval has to reach out, and on how many subjects that was measured.
+
+    Arguments:
+        read: Embeddings and their deviations.
+        wanted: The true ones, NaN where they are not known.
+        subjects: Whose each scan is; where there are more scans, these repeat.
+    """
     embedding, deviation = read
-    known = truth.isfinite()
+    known = wanted.isfinite().all(1)
     if not known.any() or not bool(deviation.isfinite().all()) or embedding.shape[1] != 1:
         return 1.645, 0
-    wanted = network.embed(name, truth[known])[:, 0]
-    scores = ((wanted - embedding[known, 0]).abs() / deviation[known]).double().numpy()
-    groups = np.array(subjects)[known.numpy()]
+    scores = ((wanted - embedding)[known, 0].abs() / deviation[known]).double().numpy()
+    groups = np.resize(np.array(subjects), len(wanted))[known.numpy()]
     reach = conformal_quantile(scores, LEVEL, groups)
     count = len(set(groups.tolist()))
     # With fewer than nine subjects no finite interval can promise the level: the largest score, doubled, is left.
