@@ -27,7 +27,7 @@ from medisent.bench.measuring import COLUMNS, Judge, figures_of_codes, figures_o
 from medisent.checkpoints import Trained, load_model
 from medisent.cohorts import read_table
 from medisent.config import Study, Supervision, Weights, load_study
-from medisent.evaluation.attributions import map_scores
+from medisent.evaluation.attributions import PATCH, STEPS, map_scores
 from medisent.evaluation.findings import MapScore
 from medisent.formats import read
 from medisent.grids import Grid
@@ -287,14 +287,14 @@ ROWS: tuple[Row, ...] = (
     Row(
         "gradients",
         "integrated gradients",
-        "Of the same model's readouts, from air, 16 steps.",
+        f"Of the same model's readouts, from air, {STEPS} steps.",
         Explaining(lambda score: score.integrated_gradients),
         needs="ours",
     ),
     Row(
         "occlusion",
         "occlusion",
-        "Of the same model's readouts, by cubes of four grid voxels.",
+        f"Of the same model's readouts, by cubes of {PATCH} grid voxels a side.",
         Explaining(lambda score: score.occlusion),
         needs="ours",
     ),

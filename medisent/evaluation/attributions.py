@@ -25,14 +25,21 @@ from medisent.metrics import ncc
 from medisent.model import PartitionedVAE
 from medisent.readings import Reading, read_batch
 
-_SCANS = 8
-_SCANS_BESIDE = 2  # gradients and occlusion cost a hundred passes of the network a scan
-_STEPS = 16
-_PATCH = 6  # grid voxels
+SCANS, EXPLAINED = 8, 2
+"""How many scans have factor maps, and how many of them gradients and occlusion, which cost ten times as much."""
+
+STEPS = 16
+"""Of integrated gradients."""
+
+PATCH = 6
+"""Side of the cubes of occlusion, in grid voxels."""
+
 _AT_ONCE = 32
 
 
-def map_scores(trained: Trained, material: Material, tell: Callable[[], None]) -> dict[str, MapScore]:
+def map_scores(
+    trained: Trained, material: Material, tell: Callable[[], None], *, explained: int = EXPLAINED
+) -> dict[str, MapScore]:
     """For each anatomy factor with true counterfactuals, how much its map is like what truly changes.
 
     A few scans, evenly spread over the split. All three maps lie in the scan's own space and have the sign of the true
@@ -42,6 +49,7 @@ def map_scores(trained: Trained, material: Material, tell: Callable[[], None]) -
         trained: The model.
         material: The scans and their true counterfactuals.
         tell: Called after each scan.
+        explained: In how many of the scans gradients and occlusion are made.
     """
     network = trained.network
     known = [
@@ -52,14 +60,14 @@ def map_scores(trained: Trained, material: Material, tell: Callable[[], None]) -
         and network.factors[truth.wish.name].kind in ("real", "positive")
     ]
     found: dict[str, list[tuple[float, ...]]] = {}
-    rows = evenly(sorted({truth.row for truth in known}), _SCANS)
-    beside = set(evenly(rows, _SCANS_BESIDE))
+    rows = evenly(sorted({truth.row for truth in known}), SCANS)
+    costly = set(evenly(rows, explained))
     for row in rows:
         these = {truth.wish.name: truth for truth in known if truth.row == row}
         reading = read_batch(trained, [read(material.cohort.rows[row].scan)])[0]
         batch, names = reading.abduction.sight.batch, list(these)
         others = []
-        if row in beside:
+        if row in costly:
             others = [integrated_gradients(network, batch, names), occlusion(network, batch, names)]
         for name, truth in these.items():
             compared = _compared(trained, reading, truth, [maps[name] for maps in others])
@@ -109,7 +117,7 @@ def integrated_gradients(
         Axiomatic Attribution for Deep Networks (Sundararajan, Taly and Yan, 2017)
     """
     total = {name: torch.zeros_like(batch.scan) for name in names}
-    for shares in ((torch.arange(_STEPS) + 0.5) / _STEPS).split(4):
+    for shares in ((torch.arange(STEPS) + 0.5) / STEPS).split(4):
         copies = batch[torch.zeros(len(shares), dtype=torch.long)]
         with torch.enable_grad():
             scan = (copies.scan * shares[:, None, None, None, None]).requires_grad_(True)
@@ -117,7 +125,7 @@ def integrated_gradients(
             for name in names:
                 if told[name].requires_grad:
                     (slope,) = torch.autograd.grad(told[name].sum(), scan, retain_graph=True)
-                    total[name] += slope.sum(0, keepdim=True) / _STEPS
+                    total[name] += slope.sum(0, keepdim=True) / STEPS
     return {name: (slope * batch.scan)[0, 0].numpy() for name, slope in total.items()}
 
 
@@ -131,7 +139,7 @@ def occlusion(network: PartitionedVAE, batch: Batch, names: list[str]) -> dict[s
     scan = batch.scan[0, 0]
     tissue = scan > 0.3
     paint = float(scan[tissue].mean()) if bool(tissue.any()) else 0.0
-    edges = [[*range(0, side, _PATCH), side] for side in scan.shape]
+    edges = [[*range(0, side, PATCH), side] for side in scan.shape]
     x, y, z = ([slice(*ends) for ends in pairwise(axis)] for axis in edges)
     cubes = [(a, b, c) for a in x for b in y for c in z if bool(tissue[a, b, c].any())]
     whole = _told(network, batch, names)

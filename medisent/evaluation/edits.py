@@ -17,9 +17,9 @@ from medisent.checkpoints import Trained
 from medisent.counterfactuals import edited, wanted_value, with_values
 from medisent.errors import UsageError
 from medisent.evaluation.findings import EditScore, SideEffect
-from medisent.evaluation.making import Made, in_both_orders, left_over, make, trio_of
+from medisent.evaluation.making import Made, in_both_orders, left_over, make, missed_elsewhere, trio_of
 from medisent.evaluation.material import Material, Truth, evenly
-from medisent.evaluation.rulers import Structure, Trio, effect
+from medisent.evaluation.rulers import Trio, effect
 from medisent.formats import read
 from medisent.metrics import counterfactual_latent_divergence, normal_divergence
 from medisent.plurals import several
@@ -216,27 +216,10 @@ def _figures(trained: Trained, material: Material, crowd: Crowd, made: Made, aga
         reversibility=left_over(trained, made, again),
         cld=cld,
         cld_noop=cld_noop,
-        side_effects=dict(_missed_elsewhere(material, row, wish.name, trio)),
+        side_effects=dict(missed_elsewhere(material.cohort.rows[row].masks, wish.name, trio)),
         possible=made.possible,
         beyond=made.beyond,
     )
-
-
-def _missed_elsewhere(material: Material, row: int, name: str, trio: Trio) -> Iterator[tuple[str, float]]:
-    """How much of every other structure with a mask is wrong where the truth does not change, in mL."""
-    elsewhere = ~trio.support
-    if not elsewhere.any():
-        return
-    for other, path in material.cohort.rows[row].masks.items():
-        if path is None or other == name:
-            continue
-        mask = read(path, constant=True)
-        if mask.voxels.shape != trio.scan.shape:
-            continue
-        structure = Structure.of(trio.scan, mask.voxels, trio.spacing)
-        missed = math.nan if structure is None else structure.difference_ml(trio.edited, trio.truth, elsewhere)
-        if math.isfinite(missed):
-            yield other, missed
 
 
 def _side_effects(found: Sequence[Figures]) -> dict[str, SideEffect]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num
@@ -14,7 +15,7 @@ from medisent.checkpoints import Trained
 from medisent.counterfactuals import edited, wanted_value, with_values
 from medisent.errors import CohortError, InterventionError
 from medisent.evaluation.material import Truth
-from medisent.evaluation.rulers import Trio
+from medisent.evaluation.rulers import Structure, Trio
 from medisent.formats import read
 from medisent.readings import Reading
 from medisent.volumes import Volume
@@ -66,6 +67,29 @@ def trio_of(made: Made, air: float) -> Trio:
             f"({' x '.join(map(str, truth.voxels.shape))} against {' x '.join(map(str, scan.voxels.shape))} voxels)."
         )
     return Trio.of(scan.voxels, made.result.voxels, truth.voxels, scan.spacing, air)
+
+
+def missed_elsewhere(masks: Mapping[str, Path | None], name: str, trio: Trio) -> Iterator[tuple[str, float]]:
+    """How much of every other structure with a mask is wrong where the truth does not change, in mL.
+
+    Arguments:
+        masks: By structure.
+        name: The structure that is edited, or another factor.
+        trio: The scan, its edit and the truth.
+    """
+    elsewhere = ~trio.support
+    if not elsewhere.any():
+        return
+    for other, path in masks.items():
+        if path is None or other == name:
+            continue
+        mask = read(path, constant=True)
+        if mask.voxels.shape != trio.scan.shape:
+            continue
+        structure = Structure.of(trio.scan, mask.voxels, trio.spacing)
+        missed = math.nan if structure is None else structure.difference_ml(trio.edited, trio.truth, elsewhere)
+        if math.isfinite(missed):
+            yield other, missed
 
 
 def left_over(trained: Trained, made: Made, again: Reading) -> float:

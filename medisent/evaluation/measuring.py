@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medisent.checkpoints import Trained
-from medisent.evaluation.attributions import map_scores
+from medisent.evaluation.attributions import EXPLAINED, PATCH, SCANS, STEPS, map_scores
 from medisent.evaluation.edits import Crowd, edit_scores
 from medisent.evaluation.findings import EditScore, Evaluation
 from medisent.evaluation.images import reconstruction_of, robustness_of
@@ -44,10 +44,10 @@ _OF_EDITS = (
     "Doing nothing has perfect composition, reversibility and commutativity, and a good CLD. Only the RCE tells.",
 )
 _OF_MAPS = (
-    "Maps: correlation over voxels with the true change of the edit, in at most 16 scans, integrated gradients "
-    "and occlusion in at most 4 of them. The factor map is an edit by one standard deviation of the cohort; integrated "
-    "gradients (16 steps, from air) and occlusion (cubes of six grid voxels) explain what the model reads: of a "
-    "factor with a mask the mask's volume."
+    f"Maps: correlation over voxels with the true change of the edit, in at most {SCANS} scans, integrated gradients "
+    f"and occlusion in at most {EXPLAINED} of them. The factor map is an edit by one standard deviation of the cohort; "
+    f"integrated gradients ({STEPS} steps, from air) and occlusion (cubes of {PATCH} grid voxels a side) explain what "
+    "the model reads: of a factor with a mask the mask's volume."
 )
 _OF_LEAKAGE = (
     "Leakage: R² on held-out subjects of the better of a ridge regression and boosted trees, in five folds. It is "

@@ -106,17 +106,31 @@ def _by_labels(
     found: dict[str, dict[str, float]] = {}
     for block, row in leaks.items():
         leaking = [name for name, r2 in row.items() if name != block and r2 > _WORTH_EXPLAINING]
-        if block not in labels or not leaking:
-            continue
-        own = labels[block]
-        known = own.notna().to_numpy()
-        truth = pd.get_dummies(own[known]) if own.dtype == object else own[known].to_frame()
-        truths = {block: range(truth.shape[1])}
-        if len(set(subjects[known])) >= FEWEST_SUBJECTS:
-            rows = labels.loc[known, leaking].reset_index(drop=True)
-            told = leakage(truth.to_numpy(float), truths, rows, groups=subjects[known], seed=seed)
-            found |= _finite(told)
+        told = told_by_labels(labels, block, leaking, subjects, seed) if block in labels and leaking else {}
+        found |= {block: told} if told else {}
     return found
+
+
+def told_by_labels(
+    labels: pd.DataFrame, own: str, others: Sequence[str], subjects: Shaped[np.ndarray, " scans"], seed: int
+) -> dict[str, float]:
+    """What the true values of one factor say of others, as held-out R2: what these leak there is the cohort's own.
+
+    Arguments:
+        labels: A column a factor; text is levels without an order.
+        own: The one.
+        others: The others.
+        subjects: Whose scan each is; with too few of them nothing is found.
+        seed: Of folds.
+    """
+    known = labels[own].notna().to_numpy()
+    values = labels[own][known]
+    if len(set(subjects[known])) < FEWEST_SUBJECTS:
+        return {}
+    truth = pd.get_dummies(values) if values.dtype == object else values.to_frame()
+    rows = labels.loc[known, list(others)].reset_index(drop=True)
+    told = leakage(truth.to_numpy(float), {own: range(truth.shape[1])}, rows, groups=subjects[known], seed=seed)
+    return _finite(told)[own]
 
 
 def _explained_leaks(
