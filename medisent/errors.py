@@ -1,4 +1,4 @@
-"""The refusals: what was asked, what was found, what to do. Each knows its exit code and nothing else."""
+"""The refusals: what was asked, what was found, what to do. Each knows its exit code and nothing else; and warnings."""
 
 
 class MedisentError(Exception):
@@ -89,6 +89,10 @@ class Interrupted(BaseException):
 
     code = "interrupted"
     exit_code = 130
+
+
+class MedisentWarning(UserWarning):
+    """What must not be missed although the work goes on."""
 
 
 _MEMORY_WORDS = (

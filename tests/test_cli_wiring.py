@@ -16,6 +16,7 @@ from medisent.checkpoints import load_tensors, save_tensors
 from medisent.cli import main
 from medisent.cli.runs import _name_of
 from medisent.config import load_study
+from medisent.errors import CohortError
 from medisent.formats import read
 from medisent.models import load
 
@@ -133,6 +134,18 @@ def run(place, no_panel):
         patch.chdir(place)
         assert main(["train", "first.toml", "--seed", "9", "--device", "cpu", "--quiet"]) == 5
     return place / "runs" / "first"
+
+
+def test_what_training_warns_of_is_said_once(place, here, capsys, monkeypatch):
+    def refused(*_):
+        raise CohortError("nothing is read")
+
+    monkeypatch.setattr("medisent.training.making.read_splits", refused)
+    said = (place / "first.toml").read_text(encoding="utf-8") + "[weights]\ndensity_ratio = 1.0\n"
+    Path("compared.toml").write_text(said.replace("heads.tsv", str(place / "heads.tsv")), encoding="utf-8")
+    assert main(["train", "compared.toml", "--device", "cpu"]) == 3
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "density_ratio" in line]
+    assert line.startswith("warning: ")
 
 
 def test_a_run_is_named_after_its_study_and_holds_what_the_contract_says(run):

@@ -25,6 +25,7 @@ def table(tmp_path_factory):
     return write_cohort(out, subjects=18, seed=3, spacing_mm=12.0, shape=(16, 16, 16), **repeats)
 
 
+@pytest.mark.filterwarnings("ignore::medisent.errors.MedisentWarning")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_a_few_steps_and_loads(name, table, tmp_path):
     study = load_study(FOLDER / f"{name}.toml")

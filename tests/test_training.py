@@ -16,7 +16,7 @@ from medisent.augmentation import changed
 from medisent.batches import Batch
 from medisent.checkpoints import MODEL_FILE, build_model
 from medisent.config import ObjectiveSettings, Study, load_study
-from medisent.errors import CohortError, MachineError, ModelError, StudyError
+from medisent.errors import CohortError, MachineError, MedisentWarning, ModelError, StudyError
 from medisent.files import only_process
 from medisent.model import Draw, PartitionedVAE
 from medisent.objectives import TERMS, Term
@@ -70,6 +70,18 @@ def records(run: Path) -> list[dict[str, float]]:
 
 def test_a_run_leaves_the_files_of_the_contract_and_no_other(finished):
     assert sorted(path.name for path in finished.iterdir()) == FILES
+
+
+def test_terms_that_need_more_scans_a_step_are_warned_of_before_scans_are_read(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("medisent.training.making.read_splits", refused)
+    comparing = replace(study, weights=replace(study.weights, density_ratio=1.0))
+    with pytest.warns(MedisentWarning, match="density_ratio") as warned, pytest.raises(CohortError):
+        train(comparing, tmp_path)
+    assert len(warned) == 1
+
+
+def refused(*_: object) -> None:
+    raise CohortError("nothing is read")
 
 
 def test_the_same_seed_gives_the_same_bytes(study, finished, tmp_path):

@@ -7,16 +7,17 @@ import math
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, TextIO
 
 import typer
 
 from medisent.cli.pace import Pace
-from medisent.errors import Interrupted, MedisentError
+from medisent.errors import Interrupted, MedisentError, MedisentWarning
 from medisent.progress import Progress, Silence
 from medisent.words import percent
 
@@ -43,10 +44,33 @@ class Output:
         if not self.quiet:
             print(message, file=sys.stderr)
 
-    def warn(self, warnings: Iterable[str]) -> None:
+    def warn(self, sentences: Iterable[str]) -> None:
         """Sentences that a reader must not miss, on stderr."""
-        for warning in warnings:
-            self.say(f"warning: {warning}")
+        for sentence in sentences:
+            self.say(f"warning: {sentence}")
+
+    @contextmanager
+    def warning(self) -> Iterator[None]:
+        """A block whose own warnings are said as this command says them; those of libraries are left alone."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", MedisentWarning)
+            others = warnings.showwarning
+
+            def show(
+                message: Warning | str,
+                category: type[Warning],
+                filename: str,
+                lineno: int,
+                file: TextIO | None = None,
+                line: str | None = None,
+            ) -> None:
+                if issubclass(category, MedisentWarning):
+                    self.warn([str(message)])
+                else:
+                    others(message, category, filename, lineno, file, line)
+
+            warnings.showwarning = show
+            yield
 
     def result(self, data: Mapping[str, Any], text: Sequence[str]) -> None:
         """What came out, on stdout: the object, or its text."""

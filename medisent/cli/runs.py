@@ -54,10 +54,8 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # of several processes; it speaks for all
     output = Output(as_json, quiet or not first)
     study = load_study(study_file)  # before the slow imports: a refusal should be quick
-    from medisent.cohorts import groups_told
     from medisent.evaluation import evaluate as evaluate_model
     from medisent.formats import reading_at_most
-    from medisent.objectives import too_few_told
     from medisent.training import Board, joined, own_device, study_cohort
     from medisent.training import dry_run as forecast
     from medisent.training import train as train_model
@@ -71,20 +69,17 @@ def train(
         return
     folder, place = run or Path("runs") / _name_of(study_file), chosen_device(device)
     board = Board(folder) if tensorboard and first else None
-    with joined(own_device(place)):
-        groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
-        output.warn((*groups, *too_few_told(vars(study.weights), study.training.batch)))
-        with reading_at_most(max_voxels), output.progress() as progress:
-            watching = [board] if board else []
-            trained = train_model(study, folder, device=place, fresh=fresh, progress=progress, observers=watching)
-            if board:
-                board.close()
-            if not first:
-                return
-            rows = study_cohort(study).rows
-            split = next((s for s in ("test", "validation") if any(row.split == s for row in rows)), None)
-            if split is not None:
-                evaluate_model(trained, None, split=split, seed=study.training.seed, progress=progress).save(folder)
+    with joined(own_device(place)), reading_at_most(max_voxels), output.warning(), output.progress() as progress:
+        watching = [board] if board else []
+        trained = train_model(study, folder, device=place, fresh=fresh, progress=progress, observers=watching)
+        if board:
+            board.close()
+        if not first:
+            return
+        rows = study_cohort(study).rows
+        split = next((s for s in ("test", "validation") if any(row.split == s for row in rows)), None)
+        if split is not None:
+            evaluate_model(trained, None, split=split, seed=study.training.seed, progress=progress).save(folder)
     scores: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) if split else {}
     output.result(
         {

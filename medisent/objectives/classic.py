@@ -69,13 +69,15 @@ class DensityRatio(Term):
 
     The logarithm of the odds with which it takes a code for a true one is the cost. Its own loss, which does not reach
     the model, comes with the same weight. Permuted codes are made from a queue of recent ones: permuting four does
-    nothing.
+    nothing. Of independent codes it says up to a nat a scan all the same where a step brings only four new ones, and
+    more where the cohort is small enough to be learned by heart.
 
     References:
         Disentangling by Factorising (Kim and Mnih, 2018)
     """
 
     together = True
+    needs = 16
 
     def __init__(self, model: PartitionedVAE, options: ObjectiveSettings | None = None, scans: int = 1000) -> None:
         super().__init__(model, options, scans)

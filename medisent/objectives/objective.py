@@ -80,8 +80,8 @@ class Objective(nn.Module):
 def too_few_told(weights: Mapping[str, float], batch: int) -> tuple[str, ...]:
     """What to say of terms that mean nothing with so many scans a step."""
     return tuple(
-        f"{name} estimates a density from {batch} scans a step, which says next to nothing below {TERMS[name].needs}. "
-        "Use total_correlation, which keeps a queue of codes."
+        f"What {name} says is mostly noise with {batch} scans a step; it takes {TERMS[name].needs}. "
+        f"Set batch = {TERMS[name].needs} in [training], or use total_correlation, which is made for few."
         for name, weight in weights.items()
         if weight and batch < TERMS[name].needs
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from medisent.calibration import calibrate
 from medisent.checkpoints import MODEL_FILE, STUDY_FILE, Trained, build_model, load_model, save_model
 from medisent.config import Study, differences, dump_study, parse_study
-from medisent.errors import StudyError
+from medisent.errors import MedisentWarning, StudyError
 from medisent.files import file_digest, only_process, write_text
 from medisent.progress import Progress, Silence
 from medisent.reports import Ending
@@ -22,7 +23,7 @@ from medisent.training.distributed import joined, one_a_machine_first, own_devic
 from medisent.training.faults import ending_of
 from medisent.training.loop import LOG, Loop, Observer
 from medisent.training.memory import manner_of
-from medisent.training.splits import Splits, read_splits
+from medisent.training.splits import Splits, doubts, read_splits
 from medisent.training.states import CHECKPOINT
 from medisent.training.stopping import listening
 from medisent.training.watching import PAGE, Watch
@@ -42,6 +43,8 @@ def train(
     observers: Sequence[Observer] = (),
 ) -> Trained:
     """The trained model of a study, also written into a run folder; a run that was cut short goes on where it was.
+
+    Warns (`MedisentWarning`) of groups and of batches from which too little can be learned.
 
     Arguments:
         study: What to learn, from what, for how long.
@@ -64,6 +67,8 @@ def train(
             return load_model(run / MODEL_FILE, own)
     with listening() as stop, joined(own) as crew:
         told = (progress or Silence()) if crew.rank == 0 else Silence()
+        for doubt in doubts(study) if crew.rank == 0 else ():
+            warnings.warn(doubt, MedisentWarning, stacklevel=2)
         with one_a_machine_first(crew):
             splits = read_splits(study, told)
         torch.manual_seed(study.training.seed)

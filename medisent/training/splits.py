@@ -8,11 +8,12 @@ from pathlib import Path
 
 from medisent.batches import Batch
 from medisent.checkpoints import study_factors
-from medisent.cohorts import Cohort, load_cohort, read_cohort
+from medisent.cohorts import Cohort, groups_told, load_cohort, read_cohort
 from medisent.config import Study
 from medisent.errors import CohortError
 from medisent.factors import SCANNER_FACTORS, Factor
 from medisent.loading import loading
+from medisent.objectives import too_few_told
 from medisent.plurals import several
 from medisent.progress import Progress
 from medisent.stores import usual_store
@@ -35,6 +36,16 @@ def study_cohort(study: Study, table: Path | None = None) -> Cohort:
         orders=[entry.order for entry in study.supervision],
         seed=study.training.seed,
     )
+
+
+def doubts(study: Study) -> tuple[str, ...]:
+    """What a study asks of its groups and its batches that these cannot give, in sentences.
+
+    Raises:
+        CohortError: The table does not fit.
+    """
+    groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
+    return (*groups, *too_few_told(vars(study.weights), study.training.batch))
 
 
 def load_split(study: Study, cohort: Cohort, progress: Progress, stage: str) -> Batch:
