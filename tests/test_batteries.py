@@ -20,8 +20,8 @@ from medisent.batches import Batch
 from medisent.checkpoints import Trained
 from medisent.config import ObjectiveSettings
 from medisent.errors import InterventionError, StudyError
-from medisent.factors import FACTOR_TYPES, Circular, Factor, Nominal, Ordinal, Partition, Positive
-from medisent.mechanisms import MECHANISMS, Mechanism, Scene, mechanism_of
+from medisent.factors import FACTOR_TYPES, Circular, Factor, Nominal, Ordinal, Partition, Positive, Real
+from medisent.mechanisms import MECHANISMS, Mechanism, Scene, cautions, mechanism_of
 from medisent.model import Change, Draw, Head, PartitionedVAE
 from medisent.objectives import TERMS, Objective, Term
 from medisent.processes import Crew
@@ -454,6 +454,19 @@ def test_the_present_value_as_the_wish_changes_nothing_bit_for_bit(mechanism, tr
     for name in names:
         present = reading.readouts[name].estimate
         assert same(mechanism.intervene(trained.network, reading.scene, name, present, present), reading.scene)
+
+
+def test_edits_of_volumes_whose_masks_training_never_saw_come_with_a_warning_and_no_others():
+    volume = Positive(name="ventricle_volume", role="anatomy", unit="mL", column="v")
+    size = Real(name="head_size", role="anatomy", unit="mm", column="h")
+
+    def network(factor: Factor) -> PartitionedVAE:
+        return PartitionedVAE((factor, size), ("brightness",), (16, 16, 16), 1.0, width=4, rest=2)
+
+    (said,) = cautions(network(volume), ("ventricle_volume", "head_size"))
+    assert "no masks of ventricle volume," in said
+    assert cautions(network(replace(volume, mask="m")), ["ventricle_volume"]) == []
+    assert cautions(network(volume), ["head_size"]) == []
 
 
 @EVERY_MECHANISM

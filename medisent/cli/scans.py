@@ -102,7 +102,7 @@ def _explain_one(
         explanation = loaded.explain(image)
         progress.stage("writing")
         explanation.save(folder, dicom=dicom)
-    output.warn(explanation.reading.warnings)
+    output.warn(explanation.warnings)
     readouts = explanation.factors
     level = percent(loaded.card.level)
     output.result(
@@ -149,6 +149,7 @@ def counterfactual(
     from medisent.counterfactuals import edited, parse_wish, read_for
     from medisent.explanations import deriving
     from medisent.exports import Making, sidecar_name, write_synthetic
+    from medisent.mechanisms import cautions
 
     objects = target.with_name(sidecar_name(target).removesuffix(".json") + "_dicom")
     wanted = [parse_wish(text) for text in wishes or []]
@@ -169,7 +170,9 @@ def counterfactual(
                 derive(place).add_series(changed, objects.name, making.asked)
 
         write_synthetic(changed, target, making, beside)
-    output.warn(reading.warnings if reading else ())
+    if reading:
+        network = loaded.trained.network
+        output.warn([*reading.warnings, *cautions(network, dict.fromkeys(wish.name for wish in wanted))])
     output.result(
         {"schema": 1, "out": target, **({"dicom": objects} if dicom else {}), "set": wishes or []},
         [f"Counterfactual: {target}", *([f"DICOM series: {objects}"] if dicom else [])],

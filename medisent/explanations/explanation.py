@@ -26,6 +26,7 @@ from medisent.exports import Edit, Making, voxels_digest, write_synthetic
 from medisent.files import digests, whole_folder, write_text
 from medisent.formats import write
 from medisent.grids import restore
+from medisent.mechanisms import cautions
 from medisent.precision import brief_edit, brief_map
 from medisent.readings import Reading, Readout, read_factors
 from medisent.reports import Comparison, FactorMap, explanation_page
@@ -145,6 +146,12 @@ class Explanation:
         }
 
     @property
+    def warnings(self) -> list[str]:
+        """What a reader must know first: checks that failed, and edits that are hardly to be relied on."""
+        network = self.trained.network
+        return [*self.reading.warnings, *cautions(network, network.factors)]
+
+    @property
     def sentences(self) -> Sentences:
         """What it says in words."""
         return Sentences(self.trained, self.reading)
@@ -177,7 +184,7 @@ class Explanation:
     def _repr_html_(self) -> str:
         units = {name: factor.unit for name, factor in self.trained.network.factors.items()}
         pictures = map_pictures(self.scan, self.maps, units)
-        return card(self.headline(), self.reading.warnings, self.factors.drop(columns="level"), pictures)
+        return card(self.headline(), self.warnings, self.factors.drop(columns="level"), pictures)
 
     def _maps(self) -> Iterator[tuple[str, Volume]]:
         """Each factor that a number can be added to and that this scan shows, with its map."""
@@ -269,7 +276,7 @@ class Explanation:
             maps=maps,
             comparisons=comparisons,
             quality={name: vars(check) for name, check in self.reading.checks.items()},
-            warnings=self.reading.warnings,
+            warnings=self.warnings,
             methods=sentences.methods(),
             citations=_CITATIONS,
             provenance={
