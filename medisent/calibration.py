@@ -51,7 +51,7 @@ def calibrate(
         Distribution-Free Predictive Inference for Regression (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, 2018)
     """
     device = network.eval().pivot.device
-    found = _inferred(network, training, answering=network.separating and not entries)
+    found = _inferred(network, training, answering=network.separating and not any(e.about_rests for e in entries))
     network.cpu()
     inferred = _counted(network, found.q, found.images, training)
     _turn(network, found, training, entries)

@@ -160,14 +160,15 @@ def read_cohort(
     return Cohort(rows, tuple(factors))
 
 
-def groups_told(cohort: Cohort, columns: Sequence[str]) -> Iterator[str]:
+def groups_told(cohort: Cohort, columns: Sequence[str], repeated: Sequence[bool]) -> Iterator[str]:
     """What to know of the groups that a study learns from: those that reach into other splits, and columns without any.
 
     Arguments:
         cohort: With a group a row for each of these columns.
         columns: Of the table.
+        repeated: Of which of them something can be learned although no two scans agree, as scans are repeated.
     """
-    for index, column in enumerate(columns):
+    for index, (column, alone) in enumerate(zip(columns, repeated, strict=True)):
         splits: dict[str, list[str]] = {}
         for row in cohort.rows:
             if row.groups[index]:
@@ -178,8 +179,8 @@ def groups_told(cohort: Cohort, columns: Sequence[str]) -> Iterator[str]:
             yield f"{groups} into other splits; only their training scans are used."
         if not any(found.count("train") for found in splits.values()):
             yield f"No training scan is in a group of column {column}: nothing can be learned from it."
-        elif all(found.count("train") < 2 for found in splits.values()):
-            yield f"No two training scans agree in column {column}; only a clamped scanner can be learned from that."
+        elif not alone and all(found.count("train") < 2 for found in splits.values()):
+            yield f"No two training scans agree in column {column}: nothing can be learned from it."
 
 
 def load_cohort(

@@ -700,13 +700,15 @@ class PartitionedVAE(nn.Module):
 def agreed(encoded: PartitionedNormal, tie: Tie | None, crew: Crew) -> PartitionedNormal:
     """The posterior of scans that agree on what the tie says, whichever process has the others.
 
-    Without a tie they agree on the nuisance's rest. Only what scans are known to share can say what the scanner layer
-    misses; else it would say whose scan it is.
+    Without a tie, or with one of named factors alone, they agree on the nuisance's rest. Only what scans are known to
+    share can say what the scanner layer misses; else it would say whose scan it is.
     """
     loc, scale = crew.whole(torch.cat([encoded.loc, encoded.scale], 1)).chunk(2, 1)
     step = PartitionedNormal(loc, scale, encoded.partition)
     everyone = torch.zeros(len(loc), dtype=torch.long, device=loc.device)
-    q = tie.applied(step) if tie else step.shared(everyone, frozenset(["nuisance_rest"]))
+    q = tie.applied(step) if tie else step
+    if tie is None or not tie.entry.about_rests:
+        q = q.shared(everyone, frozenset(["nuisance_rest"]))
     return PartitionedNormal(crew.own(q.loc), crew.own(q.scale), q.partition)
 
 

@@ -30,7 +30,7 @@ class Entry:
         column: Of a batch's ``group`` and ``order``.
         blocks: What they share, or (pairs) may share.
         alike: Settings of the scanner that are the same in all scans of a group, and so are changed alike.
-        factors: What is ordered (ranks).
+        factors: What is ordered (ranks), or what has labels and is the same (groups).
         pool: How posteriors are shared.
         batches: How many of its batches follow each plain one.
         repeats: Whether a group of one scan says something, because its scanner may be changed.
@@ -44,6 +44,11 @@ class Entry:
     pool: Pool = "product"
     batches: int = 1
     repeats: bool = False
+
+    @property
+    def about_rests(self) -> bool:
+        """Whether it speaks of what no factor names, and not of named factors alone."""
+        return bool(self.blocks & {"anatomy_rest", "nuisance_rest"})
 
 
 @dataclass(frozen=True, eq=False)

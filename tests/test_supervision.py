@@ -15,10 +15,12 @@ from medisent.augmentation import changed, jittered
 from medisent.batches import Batch
 from medisent.checkpoints import build_model
 from medisent.config import Supervision
+from medisent.errors import StudyError
 from medisent.objectives import TERMS
 from medisent.posterior import PartitionedNormal
 from medisent.supervision import COPIES, Entry, Sampler, Tie
-from medisent.training import Loop, entries_of, weights_of
+from medisent.training import Loop, entries_of, train, weights_of
+from medisent.training.splits import doubts
 
 NAN = float("nan")
 
@@ -230,9 +232,58 @@ def test_what_a_group_shares_is_said_once_for_all_of_it(trained, paired):
 
 
 def test_terms_of_kinds_that_a_study_does_not_have_are_left_out(study):
+    for kind, terms in {"groups": set(), "ranks": {"ranks"}, "match": {"ranks"}, "clamp": {"invariance"}}.items():
+        assert {"invariance", "ranks"} & set(weights_of(replace(study, supervision=(WEAK[kind],)))) == terms
     assert not {"invariance", "ranks"} & set(weights_of(study))
-    assert "ranks" in weights_of(replace(study, supervision=(WEAK["ranks"],)))
-    assert "invariance" in weights_of(replace(study, supervision=(WEAK["clamp"],)))
+
+
+# Likeness
+
+
+def test_matched_readouts_attract_each_other_however_far_apart_and_only_within_their_group(trained, paired):
+    entry = Entry("groups", 0, blocks=frozenset({"head_size"}), factors=("head_size",))
+    tie = Tie(entry, torch.tensor([7, 7, -1, -1]), torch.full((4,), NAN))
+    change = changed(paired[torch.arange(4)], trained.network, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        draw, term = trained.network.train()(change, tie), TERMS["ranks"](trained.network)
+    column = trained.network.partition["head_size"].start
+    for distance in (0.01, 0.1, 1.0, 10.0):
+        loc = draw.encoded.loc.clone()
+        loc[0, column], loc[1, column] = distance, 0.0
+        loc.requires_grad_()
+        cost = term(replace(draw, encoded=replace(draw.encoded, loc=loc)))
+        (slope,) = torch.autograd.grad(cost.sum(), loc)
+        assert (cost[:2] > 0).all()
+        assert slope[0, column] == -slope[1, column] > 0
+        assert (cost[2:] == 0).all()
+        slope[:2, column] = 0
+        assert (slope == 0).all()
+    trained.network.eval()
+    same = replace(draw.encoded, loc=torch.zeros_like(draw.encoded.loc))
+    assert term(replace(draw, encoded=same)).abs().max() < 1e-6
+
+
+def test_named_factors_are_matched_where_labels_teach_them_and_roles_never(study, trained):
+    def factors(*share: str) -> tuple[str, ...]:
+        said = Supervision(kind="groups", by="subject", share=share)
+        return entries_of(replace(study, supervision=(said,)), trained.network)[0].factors
+
+    assert factors("head_size") == ("head_size",)
+    assert factors("anatomy") == ()
+    assert factors("tumour_volume", "brightness", "head_size", "site") == ("head_size", "site")
+
+
+@pytest.mark.parametrize("kind", ["match", "ranks"])
+def test_batches_of_named_factors_leave_the_rest_of_the_nuisance_to_the_whole_batch(kind, study, trained, paired):
+    network = trained.network
+    (entry,) = entries_of(replace(study, supervision=(WEAK[kind],)), network)
+    change = changed(paired[torch.arange(4)], network, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        named = network(change, Tie(entry, paired.group[:4, 0], paired.order[:4, 0])).q["nuisance_rest"].loc
+        (entry,) = entries_of(replace(study, supervision=(WEAK["groups"],)), network)
+        person = network(change, Tie(entry, paired.group[:4, 0], paired.order[:4, 0])).q["nuisance_rest"].loc
+    assert torch.allclose(named, named[:1].expand_as(named))
+    assert not torch.allclose(person, person[:1].expand_as(person))
 
 
 # In a study
@@ -244,7 +295,8 @@ WEAK = {
     "pairs": Supervision(kind="pairs", by="subject", share=("anatomy", "nuisance")),
     "clamp": Supervision(kind="clamp", by="subject", vary=("tumour_volume",)),
     "scan": Supervision(kind="clamp", by="scan", share=("anatomy",)),
-    "ranks": Supervision(kind="ranks", by="site", share=("tumour_volume",), order="tumour_ml"),
+    "ranks": Supervision(kind="ranks", by="site", share=("head_size",), order="head_size_mm"),
+    "match": Supervision(kind="groups", by="subject", share=("head_size",)),
 }
 
 
@@ -264,26 +316,105 @@ def trained_ranks(trained, shown):
         return trained.network(change, tie), TERMS["ranks"](trained.network)
 
 
-@pytest.mark.parametrize("kind", WEAK)
-def test_training_with_weak_supervision_resumes_bit_for_bit(kind, study, paired, tmp_path):
-    weak = replace(study, supervision=(WEAK[kind],))
+def test_training_with_all_kinds_at_once_resumes_bit_for_bit(study, paired, tmp_path):
+    weak = replace(study, supervision=tuple(WEAK.values()))
+    columns = [0] * len(WEAK)
+    all_paired = replace(paired, group=paired.group[:, columns], order=paired.order[:, columns])
 
     def loop() -> Loop:
         torch.manual_seed(5)
         network = build_model(weak)
-        network.fit(paired)
-        return Loop(weak, network, paired, tmp_path)
+        network.fit(all_paired)
+        return Loop(weak, network, all_paired, tmp_path)
 
     first, second = loop(), loop()
-    first.take_step()
+    for _ in range(2):
+        first.take_step()
     first.save()
-    expected = [first.take_step() for _ in range(2)]
+    expected = [first.take_step() for _ in range(1 + len(WEAK))]
     torch.manual_seed(99)
     second.resume()
-    found = [second.take_step() for _ in range(2)]
+    found = [second.take_step() for _ in range(1 + len(WEAK))]
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Kinds together
+
+SIZE = torch.tensor([0, 1, 1, 2, 2, 3])
+"""How large each head is said to be, from the smallest on; those of one number are matched."""
+
+
+@pytest.fixture(scope="module")
+def mixed(study, shown):
+    """A study of four kinds, with labels of the smallest and the largest head alone, and its scans by head size."""
+    kinds = ("match", "pairs", "scan", "ranks")
+    found = replace(
+        study,
+        supervision=tuple(WEAK[kind] for kind in kinds),
+        training=replace(study.training, batch=6, steps=50, jitter=0.0),
+        network=replace(study.network, family="lean"),
+    )
+    column = [factor.name for factor in study.factors].index("head_size")
+    scans = shown[shown.values[:, column].argsort()]
+    scans.values[1:5, column] = NAN
+    row, unknown = torch.arange(6), torch.full((6,), NAN)
+    group = torch.stack([torch.where((SIZE == 1) | (SIZE == 2), SIZE, -1), row // 2, row, 0 * row], 1)
+    return found, replace(scans, group=group, order=torch.stack([unknown, unknown, unknown, SIZE.float()], 1))
+
+
+def test_in_a_study_of_many_kinds_each_batch_is_of_its_own_entry_and_does_what_that_kind_does(mixed, tmp_path):
+    study, scans = mixed
+    torch.manual_seed(0)
+    network = build_model(study)
+    network.fit(scans)
+    loop, terms = (
+        Loop(study, network, scans, tmp_path),
+        {name: TERMS[name](network) for name in ("invariance", "ranks")},
+    )
+    for entry in (None, *loop.sampler.entries) * 2:
+        change, tie = loop.next_batch()
+        assert (tie and tie.entry) == entry
+        with torch.no_grad():
+            draw = network(change, tie)
+        costs = {name: bool((term(draw) > 0).any()) for name, term in terms.items()}
+        assert costs == {
+            "invariance": entry is not None and entry.kind == "clamp",
+            "ranks": entry is not None and bool(entry.factors),
+        }
+        if tie is None:
+            continue
+        moved = (draw.q.loc != draw.encoded.loc) & draw.q.latents(frozenset(network.partition) - {"nuisance_rest"})
+        pooled = draw.q.latents(tie.entry.blocks)
+        assert not moved[:, ~pooled].any()
+        for number in tie.group[tie.group >= 0].unique():
+            mates = draw.q.loc[tie.group == number]
+            alike = torch.isclose(mates, mates[:1], atol=1e-6).all(0)
+            assert alike[pooled].all() or (tie.entry.kind == "pairs" and alike.any() and not alike.all())
+
+
+def test_after_training_with_many_kinds_at_once_each_has_taught_what_it_knows(mixed, tmp_path):
+    study, scans = mixed
+    torch.manual_seed(0)
+    network = build_model(study)
+    network.fit(scans)
+    loop = Loop(study, network, scans, tmp_path)
+    network.train()
+    for _ in range(study.training.steps):
+        loop.take_step()
+    network.eval()
+    size = network.partition["head_size"].start
+    repeated = scans[torch.arange(6).repeat_interleave(COPIES)]
+    with torch.no_grad():
+        read = network.abduct(scans).q.loc[:, size]
+        seen = network.abduct(changed(repeated, network, torch.Generator().manual_seed(1)).changed).q.loc[:, size]
+    apart = read[None] - read[:, None]
+    assert (apart[SIZE[:, None] < SIZE[None]] > 0).float().mean() > 0.9  # ranks
+    assert read[5] - read[0] > 0.8  # labels
+    assert (apart[1, 2].abs() + apart[3, 4].abs()) / 2 < 0.3 * read.std()  # likeness
+    seen = seen.reshape(6, COPIES)
+    assert seen.std(1).mean() < 0.3 * seen.mean(1).std()  # the clamped scanner
 
 
 def test_what_varies_and_what_is_shared_are_two_ways_to_say_one_thing(study, trained):
@@ -312,6 +443,44 @@ def test_settings_of_the_scanner_that_are_shared_change_alike_in_a_group(study, 
         assert torch.equal(found.bias[first], found.bias[second])
         assert found.log_gamma[first] != found.log_gamma[second]
     assert found.log_gain[0] != found.log_gain[2]
+
+
+@pytest.mark.parametrize(("scanner", "share"), [((), ("anatomy",)), (("brightness",), ("anatomy", "brightness"))])
+def test_a_clamped_scan_between_whose_repeats_nothing_varies_is_refused_and_nothing_is_written(
+    scanner, share, study, tmp_path
+):
+    said = Supervision(kind="clamp", by="scan", share=share)
+    still = replace(study, scanner=replace(study.scanner, factors=scanner), supervision=(said,))
+    with pytest.raises(
+        StudyError, match=r"clamps groups by scan, but no two training scans agree.*\[scanner\] factors"
+    ):
+        train(still, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_repeats_of_a_clamped_scan_differ_in_what_varies_and_show_one_patient_in_one_pose(study, shown, tmp_path):
+    weak = replace(study, supervision=(Supervision(kind="clamp", by="scan", share=("anatomy", "brightness")),))
+    every = replace(shown, group=torch.arange(len(shown))[:, None], order=torch.full((len(shown), 1), NAN))
+    loop = Loop(weak, build_model(weak), every, tmp_path)
+    loop.next_batch()
+    change, tie = loop.next_batch()
+    assert tie is not None
+    assert (tie.group == tie.group[0]).all()
+    assert all(torch.equal(scan, change.plain.scan[0]) for scan in change.plain.scan)
+    assert len(set(change.scanner.log_gain.tolist())) == 1
+    assert len(set(change.scanner.log_gamma.tolist())) == COPIES
+    assert (change.changed.scan[1:] - change.changed.scan[0]).flatten(1).abs().mean(1).min() > 0.01
+
+
+def test_what_teaches_nothing_is_told_before_training(study, cohort_table):
+    def told(**said: object) -> list[str]:
+        return list(doubts(replace(study, supervision=(Supervision(**said),))))
+
+    assert "No two training scans agree in column scan" in told(kind="groups", by="scan", share=("head_size",))[0]
+    assert told(kind="clamp", by="scan", share=("anatomy",)) == []
+    (masked,) = told(kind="ranks", by="split", share=("tumour_volume",), order="tumour_ml")
+    assert "teaches nothing of tumour_volume" in masked
+    assert told(kind="ranks", by="split", share=("head_size",), order="head_size_mm") == []
 
 
 def test_scans_that_share_their_pose_are_moved_alike(paired):

@@ -1,6 +1,8 @@
-"""The terms of weak supervision: what clamped batches and ranks cost. Without them they cost nothing."""
+"""The terms of weak supervision: what clamped batches, ranks and likeness cost. Without them they cost nothing."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -37,7 +39,8 @@ class Invariance(Term):
 class Ranks(Term):
     """-log p(a scan's factor is larger than its mate's), the mean over those mates with whom it can be compared.
 
-    The probability is a logistic function of how far the two readouts, standardised, are apart.
+    The probability is a logistic function of how far the two readouts, standardised, are apart. Scans of which it is
+    known that a factor is the same (groups that share it) cost what both orders do, above the least that is.
 
     References:
         | Rank Analysis of Incomplete Block Designs: The Method of Paired Comparisons (Bradley, Terry, 1952)
@@ -46,17 +49,28 @@ class Ranks(Term):
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
         total = torch.zeros_like(draw.batch.log_scale)
-        if draw.tie is None or draw.tie.entry.kind != "ranks":
+        if draw.tie is None or not draw.tie.entry.factors:
             return total
-        crew, order = draw.change.crew, draw.tie.order
-        above = crew.own(torch.sign(order[:, None] - order[None]))
-        compared = crew.own(draw.tie.together) & (above.abs() == 1)
-        mates = compared.sum(1).clamp(min=1)
-        for name in draw.tie.entry.factors:
-            own = standing(draw.readouts[name])
-            costs = -logsigmoid(above * (own[:, None] - crew.whole(own)[None]) / _BARELY)
-            total = total + torch.where(compared, costs, 0.0).sum(1) / mates
+        crew, tie, ranked = draw.change.crew, draw.tie, draw.tie.entry.kind == "ranks"
+        above = torch.sign(tie.order[:, None] - tie.order[None])
+        others = ~torch.eye(len(above), dtype=torch.bool, device=above.device)
+        compared = crew.own(tie.together & ((above.abs() == 1) if ranked else others))
+        for name in tie.entry.factors:
+            own = standing(draw.readouts[name] if ranked else self._alone(draw, name))
+            apart = (own[:, None] - crew.whole(own)[None]) / _BARELY
+            costs = -logsigmoid(crew.own(above) * apart) if ranked else unlike(apart)
+            total = total + torch.where(compared, costs, 0.0).sum(1) / compared.sum(1).clamp(min=1)
         return total
+
+    def _alone(self, draw: Draw, name: str) -> Distribution:
+        """What each scan says of a factor by itself, before its group has agreed on it."""
+        found: Distribution = self.model.head(name)(draw.encoded.loc[:, self.model.partition[name].where])
+        return found
+
+
+def unlike(apart: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
+    """What two readouts cost that should be one: both orders are as likely, where they are the same."""
+    return -logsigmoid(apart) - logsigmoid(-apart) - 2 * math.log(2)
 
 
 def standing(readout: Distribution) -> Float[Tensor, " batch"]:

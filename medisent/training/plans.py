@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from medisent.config import Study
+from medisent.config import Study, Supervision
 from medisent.model import PartitionedVAE
 from medisent.supervision import Entry
 
@@ -12,8 +12,26 @@ from medisent.supervision import Entry
 def weights_of(study: Study) -> dict[str, float]:
     """How much each term counts; those of kinds of supervision that the study does not have are left out."""
     kinds = {said.kind for said in study.supervision}
-    idle = {name for name, kind in (("invariance", "clamp"), ("ranks", "ranks")) if kind not in kinds}
+    compared = "ranks" in kinds or any(matched(study, said) for said in study.supervision)
+    idle = {name for name, there in (("invariance", "clamp" in kinds), ("ranks", compared)) if not there}
     return {n: getattr(study.weights, n) for n in study.weights.__dataclass_fields__ if n not in idle}
+
+
+def matched(study: Study, said: Supervision) -> tuple[str, ...]:
+    """The factors with labels of which a [[supervision]] says by name that they are the same in a group.
+
+    The picture teaches nothing to blocks that have labels, so that likeness has to be a cost of its own. A volume
+    with a mask is learned from masks alone.
+    """
+    labelled = {f.name for f in study.factors if f.column and not f.mask} - {*study.scanner.factors}
+    return tuple(name for name in said.share or () if said.kind == "groups" and name in labelled)
+
+
+def varied_settings(study: Study, said: Supervision) -> frozenset[str]:
+    """The settings of the scanner that are not among what a [[supervision]] shares."""
+    own, named = frozenset(study.scanner.factors), {*(said.share or ()), *(said.vary or ())}
+    meant = own if "nuisance" in named else own & named
+    return own - meant if said.share else meant
 
 
 def entries_of(study: Study, network: PartitionedVAE) -> tuple[Entry, ...]:
@@ -22,7 +40,7 @@ def entries_of(study: Study, network: PartitionedVAE) -> tuple[Entry, ...]:
     for column, said in enumerate(study.supervision):
         blocks = frozenset(network.partition)
         blocks = network.named(said.share) if said.share else blocks - network.named(said.vary or ())
-        own = frozenset(network.scanner_names)
+        own, varied = frozenset(network.scanner_names), varied_settings(study, said)
         if said.kind == "ranks":
             entries.append(Entry("ranks", column, factors=said.share or (), batches=said.batches))
             continue
@@ -32,10 +50,11 @@ def entries_of(study: Study, network: PartitionedVAE) -> tuple[Entry, ...]:
                 column,
                 # The scanner of every scan is changed while training; its own blocks go by that change, not by sharing.
                 blocks=blocks - own,
-                alike=blocks & own,
+                alike=own - varied,
+                factors=matched(study, said),
                 pool=said.pool or "product",
                 batches=said.batches,
-                repeats=said.kind == "clamp" and not own <= blocks,
+                repeats=said.kind == "clamp" and bool(varied),
             )
         )
     return tuple(entries)

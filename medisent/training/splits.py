@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from medisent.batches import Batch
 from medisent.checkpoints import study_factors
 from medisent.cohorts import Cohort, groups_told, load_cohort, read_cohort
 from medisent.config import Study
-from medisent.errors import CohortError
+from medisent.errors import CohortError, StudyError
 from medisent.factors import SCANNER_FACTORS, Factor
 from medisent.loading import loading
 from medisent.objectives import too_few_told
 from medisent.plurals import several
 from medisent.progress import Progress
 from medisent.stores import usual_store
+from medisent.training.plans import varied_settings
 
 
 def study_cohort(study: Study, table: Path | None = None) -> Cohort:
@@ -44,8 +46,21 @@ def doubts(study: Study) -> tuple[str, ...]:
     Raises:
         CohortError: The table does not fit.
     """
-    groups = groups_told(study_cohort(study), [entry.by for entry in study.supervision])
-    return (*groups, *too_few_told(vars(study.weights), study.training.batch))
+    entries = study.supervision
+    groups = groups_told(study_cohort(study), [said.by for said in entries], [said.kind == "clamp" for said in entries])
+    return (*groups, *_masked_told(study), *too_few_told(vars(study.weights), study.training.batch))
+
+
+def _masked_told(study: Study) -> Iterator[str]:
+    """Where ranks and match pairs name factors with masks, which teach all there is to learn of them."""
+    masked = {factor.name for factor in study.factors if factor.mask}
+    for index, said in enumerate(study.supervision, 1):
+        named = sorted(masked.intersection(said.share or ())) if said.kind in ("groups", "ranks") else []
+        if named:
+            yield (
+                f"[[supervision]] number {index} teaches nothing of {', '.join(named)}: "
+                "a volume with masks is learned from masks alone."
+            )
 
 
 def load_split(study: Study, cohort: Cohort, progress: Progress, stage: str) -> Batch:
@@ -88,9 +103,11 @@ def read_splits(study: Study, progress: Progress) -> Splits:
 
     Raises:
         CohortError: The table does not fit the study, or scans cannot be read.
+        StudyError: There are clamped groups in which nothing varies.
     """
     cohort = study_cohort(study)
     training, validation = cohort.of("train"), _part(cohort, "validation")
+    refuse_unvaried(study, training)
     if validation is None and (study.training.patience or study.training.keep == "best"):
         raise CohortError(
             'The study has patience or keep = "best", but its table has no validation split to look at. '
@@ -107,6 +124,27 @@ def _part(cohort: Cohort, split: str) -> Cohort | None:
         return cohort.of(split)
     except CohortError:
         return None
+
+
+def refuse_unvaried(study: Study, training: Cohort) -> None:
+    """Refuse clamped groups in which nothing varies: of one scan each, between whose repeats no scanner is changed.
+
+    Raises:
+        StudyError: There are such groups; the sentence says what may vary.
+    """
+    for index, said in enumerate(study.supervision):
+        sizes = Counter(row.groups[index] for row in training.rows if row.groups[index])
+        if said.kind != "clamp" or max(sizes.values(), default=2) > 1 or varied_settings(study, said):
+            continue
+        way = (
+            "all settings in [scanner] factors are shared. Share less, such as the anatomy alone."
+            if study.scanner.factors
+            else "[scanner] factors is empty. Name there what may change: brightness, contrast, bias_field."
+        )
+        raise StudyError(
+            f"[[supervision]] number {index + 1} clamps groups by {said.by}, but no two training scans agree there. "
+            f"One scan can be repeated with its scanner changed, but {way}"
+        )
 
 
 def refuse_constant(factors: Sequence[Factor], shown: Batch) -> None:

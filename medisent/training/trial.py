@@ -17,7 +17,7 @@ from medisent.stores import usual_store
 from medisent.training.faults import told_of_memory
 from medisent.training.loop import LOG, Loop
 from medisent.training.memory import Peak, free_bytes, manner_of, needed_bytes
-from medisent.training.splits import load_split, study_cohort
+from medisent.training.splits import load_split, refuse_unvaried, study_cohort
 from medisent.training.states import CHECKPOINT
 
 _MB = 2**20
@@ -62,9 +62,11 @@ def dry_run(study: Study, device: str = "cpu") -> Forecast:
 
     Raises:
         CohortError: The table does not fit the study.
+        StudyError: There are clamped groups in which nothing varies.
         MachineError: Memory does not suffice, although it seemed to.
     """
     cohort = study_cohort(study).of("train")
+    refuse_unvaried(study, cohort)
     few = replace(cohort, rows=cohort.rows[: study.training.batch])
     place = torch.device(device)
     shown = load_split(study, few, Silence(), "reading")
