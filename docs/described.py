@@ -124,6 +124,8 @@ def _values(one: Mapping[str, Any]) -> str:
     """What a key may hold, in words."""
     if "anyOf" in one:
         return " or ".join(_values(choice) for choice in one["anyOf"] if choice.get("type") != "null")
+    if one.get("type") == "object":
+        return "a table of such"
     if "enum" in one:
         return ", ".join(f"`{value}`" for value in one["enum"])
     if one.get("type") == "array":

@@ -1,6 +1,7 @@
 """Laws of the study file: it says what it means, and says where it does not."""
 
 import json
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -258,6 +259,47 @@ def test_what_is_no_text_is_no_study_file(tmp_path):
             load_study(path)
 
 
+OBJECTIVE = (
+    STUDY
+    + """
+[objective]
+beta = { anatomy_rest = 4.0, nuisance = 0.5, brightness = 2.0 }
+free_nats = 1.0
+"""
+)
+
+
+def test_the_rate_of_a_block_goes_by_its_name_else_its_role_else_what_is_said_of_all():
+    objective = parse_study(OBJECTIVE, "study.toml").objective
+    found = {name: objective.rate_of(name, role) for name, role in (
+        ("anatomy_rest", "anatomy"), ("tumour_volume", "anatomy"), ("nuisance_rest", "nuisance"),
+        ("brightness", "nuisance"),
+    )}  # fmt: skip
+    assert [rate.beta for rate in found.values()] == [4.0, 1.0, 0.5, 2.0]
+    assert {rate.free_nats for rate in found.values()} == {1.0}
+    assert {rate.capacity for rate in found.values()} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("anatomy_rest = 4.0", "anatomy_rst = 4.0", "beta names 'anatomy_rst', which is no block. Did you mean"),
+        ("anatomy_rest = 4.0", "anatomy_rest = -4.0", "beta.anatomy_rest is -4.0, but has to be greater than or equal"),
+        ("free_nats = 1.0", 'free_nats = "few"', 'free_nats is "few", but has to be a number.'),
+        ("free_nats = 1.0", "free_nats = { brightness = 1.0 }", "'brightness', which is a setting of the scanner"),
+        (
+            "free_nats = 1.0",
+            "free_nats = 1.0\ncapacity = { anatomy = 2.0 }",
+            "tumour_volume both capacity and free_nats",
+        ),
+    ],
+)
+def test_rates_that_cannot_be_meant_are_refused_on_their_line(old, new, said):
+    with pytest.raises(StudyError, match=re.escape(said)) as refusal:
+        parse_study(OBJECTIVE.replace(old, new), "study.toml")
+    assert re.match(r"study.toml line \d+: ", str(refusal.value))
+
+
 def test_the_schema_knows_every_section_and_refuses_others():
     found = schema()
     assert list(found["properties"]) == list(Study.__dataclass_fields__)
@@ -273,7 +315,7 @@ def checked(text):
     return [fault.message for fault in Draft7Validator(schema()).iter_errors(tomllib.loads(text))]
 
 
-@pytest.mark.parametrize("text", [STUDY, *(path.read_text(encoding="utf-8") for path in RECIPES)])
+@pytest.mark.parametrize("text", [STUDY, OBJECTIVE, *(path.read_text(encoding="utf-8") for path in RECIPES)])
 def test_editors_find_no_fault_with_studies_that_are_understood(text):
     parse_study(text, "study.toml")
     assert checked(text) == []

@@ -302,6 +302,37 @@ def test_free_nats_cost_themselves_and_push_nothing():
     assert torch.equal(bounded_rate(rate, 0.0, 0.3), rate)
 
 
+def test_beta_scales_the_rate_of_its_blocks_and_of_no_other(network, draw):
+    def costs(**said: float | dict[str, float]) -> Tensor:
+        found: Tensor = TERMS["rate"](network, ObjectiveSettings(**said))(draw)
+        return found
+
+    plain, rates = costs(), draw.q.rate(draw.prior)
+    assert torch.equal(costs(beta={"anatomy": 1.0}), plain)
+    assert torch.allclose(costs(beta=3.0), 3 * plain)
+    assert torch.allclose(costs(beta={"head_size": 3.0}) - plain, 2 * rates["head_size"], atol=1e-3)
+    anatomy = rates["tumour_volume"] + rates["head_size"] + rates["anatomy_rest"]
+    assert torch.allclose(plain - costs(beta={"anatomy": 0.0}), anatomy, atol=1e-3)
+    settings = [plain - costs(beta={name: 0.0}) for name in ("brightness", "contrast", "bias_field")]
+    learned = sum(rates[name] for name in rates if name not in network.scanner_names)
+    assert torch.allclose(plain - torch.stack(settings).sum(0), learned, atol=1e-3)
+    assert all((setting > 0).all() for setting in settings)
+
+
+@pytest.mark.parametrize("setting", ["capacity", "free_nats"])
+def test_bounds_of_one_block_leave_the_rate_of_all_others_alone(setting, network, draw):
+    def cost(bound: float) -> float:
+        term = TERMS["rate"](network, ObjectiveSettings(**{setting: {"head_size": bound}}))
+        return float(term(draw).mean())
+
+    own = float(draw.q.rate(draw.prior)["head_size"].mean())
+    high = own + 5.0
+    plain = float(TERMS["rate"](network)(draw).mean())
+    wanted = high if setting == "free_nats" else 5.0
+    assert cost(high) - plain == pytest.approx(wanted - own, abs=1e-2)
+    assert cost(0.0) == plain
+
+
 def test_capacity_costs_the_distance_of_the_mean_rate_and_pulls_towards_it_from_both_sides():
     rate = torch.tensor([1.0, 3.0], requires_grad=True)
     for capacity, sign in ((5.0, -1), (0.5, 1)):

@@ -123,6 +123,7 @@ def parse_study(text: str, origin: str) -> Study:
     study = Study(factors=factors, supervision=supervision, **tables)
     reader.check_factors(study)
     reader.check_shares(study)
+    reader.check_rates(study)
     return study
 
 
@@ -201,6 +202,25 @@ class _Reader:
                     fault = f"{setting} names {wrong!r}, which is not {what}. {_nearest(wrong, known)}"
                     self.refuse(("supervision", i, setting), f"{label}: {fault}")
 
+    def check_rates(self, study: Study) -> None:
+        """Refuse rates of blocks that there are not, or of which two things are said."""
+        learned = {f.name: f.role for f in study.factors if f.name not in study.scanner.factors}
+        blocks = {**learned, "anatomy_rest": "anatomy", "nuisance_rest": "nuisance"}
+        bounded = ["anatomy", "nuisance", *blocks]
+        settings = {"beta": [*bounded, *study.scanner.factors], "capacity": bounded, "free_nats": bounded}
+        for setting, known in settings.items():
+            said = getattr(study.objective, setting)
+            wrong = next((name for name in said if name not in known), None) if isinstance(said, dict) else None
+            if wrong is not None:
+                what = "a setting of the scanner, whose rate has no bounds" if wrong in settings["beta"] else "no block"
+                fault = f"[objective]: {setting} names {wrong!r}, which is {what}. {_nearest(wrong, known)}"
+                self.refuse(("objective", setting, wrong), fault)
+        for name, role in blocks.items():
+            said = study.objective.rate_of(name, role)
+            if said.capacity and said.free_nats:
+                fault = f"[objective] gives {name} both capacity and free_nats, but a block has one or the other."
+                self.refuse(("objective", "free_nats"), f"{fault} Keep one.")
+
     def _check_grid(self, grid: Grid) -> None:
         sizes = {"spacing_mm": grid.spacing_mm, **{f"shape[{i}]": n for i, n in enumerate(grid.shape)}}
         for name, size in sizes.items():
@@ -229,12 +249,14 @@ class _Reader:
 
     def _fault(self, fault: dict[str, Any], where: Where, label: str, names: list[str]) -> str:
         place: Where = fault["loc"][1:]
+        if len(place) > 1 and place[1] in ("number", "table"):  # which of the two it was read as
+            place = (place[0], *place[2:])
         name = str(place[0]) if place else ""
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             return self.at((*where, name), f"{label} has no setting {name!r}. {_nearest(name, names)}")
         if fault["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
             return self.at(where, f"{label} needs {name!r}.")
-        position = "".join(f"[{i}]" for i in place[1:] if isinstance(i, int))
+        position = "".join(f"[{i}]" if isinstance(i, int) else f".{i}" for i in place[1:])
         found = json.dumps(fault["input"], ensure_ascii=False)
         allowed = re.sub(r"^(Input|\w+) should ", "", fault["msg"]).replace("be a valid", "be a")
         allowed = allowed.replace("a integer", "a whole number")

@@ -95,8 +95,8 @@ def _described(part: dict[str, Any], kind: type) -> dict[str, Any]:
 
 def _plain(one: dict[str, Any]) -> dict[str, Any]:
     """A value's schema in words of draft 7, and without null, which TOML does not have."""
-    if "anyOf" in one:
-        choices = [_plain({**choice}) for choice in one.pop("anyOf") if choice.get("type") != "null"]
+    if listed := one.pop("anyOf", one.pop("oneOf", None)):
+        choices = [_plain({**choice}) for choice in listed if choice.get("type") != "null"]
         one = {**one, **(choices[0] if len(choices) == 1 else {"anyOf": choices})}
     if one.get("default", ...) is None:
         del one["default"]

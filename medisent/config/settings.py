@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from medisent.errors import StudyError
 from medisent.factors import SCANNER_FACTORS, Factor
@@ -16,6 +17,11 @@ from medisent.grids import Grid
 ScannerFactor = Literal["brightness", "contrast", "bias_field"]
 Name = Annotated[str, MinLen(1)]
 Weight = Annotated[float, Ge(0)]
+ByBlock = Annotated[
+    Annotated[Weight, Tag("number")] | Annotated[dict[Name, Weight], Tag("table")],
+    Discriminator(lambda value: "table" if isinstance(value, dict) else "number"),
+]
+"""A number for every block, or a table with numbers by blocks and roles."""
 Names = Annotated[
     tuple[Name, ...], BeforeValidator(lambda value: _one_or_more(value), str | tuple[str, ...]), MinLen(1)
 ]
@@ -217,13 +223,31 @@ class Weights:
     consistency: Weight = 0.0
 
 
+@dataclass(frozen=True)
+class RateSettings:
+    """What the rate of one block costs.
+
+    Attributes:
+        beta: How many times it counts.
+        capacity: Nats that the block is to carry.
+        free_nats: Nats that it carries for nothing.
+    """
+
+    beta: float = 1.0
+    capacity: float = 0.0
+    free_nats: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
     """What the terms of the objective need to know besides their weights.
 
     Attributes:
-        capacity: Nats that each block is to carry: the rate costs its distance from there; 0 for the rate itself.
-        free_nats: Nats that each block carries for nothing.
+        beta: How many times a block's rate counts, a number for every block or a table by blocks and roles; 1 where
+            nothing is said.
+        capacity: Nats that each block is to carry: the rate costs its distance from there; 0 for the rate itself. A
+            number for every block or a table by blocks and roles.
+        free_nats: Nats that each block carries for nothing. A number for every block or a table by blocks and roles.
         queue: Recent codes over which dependence is measured.
         between: What has to be independent: ``unlabelled`` blocks of each other and of all labelled ones together, one
             of the ``roles`` of the other, or all ``blocks`` of each other. Only the first leaves factors alone whose
@@ -231,15 +255,25 @@ class ObjectiveSettings:
         guarded_nats: What the guard wants each block to tell of its scan.
     """
 
-    capacity: Annotated[float, Ge(0)] = 0.0
-    free_nats: Annotated[float, Ge(0)] = 0.0
+    beta: ByBlock = 1.0
+    capacity: ByBlock = 0.0
+    free_nats: ByBlock = 0.0
     queue: Annotated[int, Ge(16), Le(4096)] = 256
     between: Literal["unlabelled", "roles", "blocks"] = "unlabelled"
     guarded_nats: Annotated[float, Ge(0)] = 0.5
 
     def __post_init__(self) -> None:
-        if self.capacity and self.free_nats:
+        both = (self.capacity, self.free_nats)
+        if all(both) and not any(isinstance(said, dict) for said in both):
             raise StudyError("[objective] gives capacity and free_nats, but a block has one or the other. Keep one.")
+
+    def rate_of(self, block: str, role: str) -> RateSettings:
+        """What the rate of a block costs: what is said of it by name, else by its role, else of none."""
+
+        def said(setting: float | Mapping[str, float], otherwise: float) -> float:
+            return setting.get(block, setting.get(role, otherwise)) if isinstance(setting, Mapping) else setting
+
+        return RateSettings(said(self.beta, 1.0), said(self.capacity, 0.0), said(self.free_nats, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,9 @@ class Distortion(Term):
 class Rate(Term):
     """The rate, KL(q(z | x) || p(z | known factors)).
 
-    With ``free_nats`` a block whose mean rate over the batch is below that costs just that, and is not pushed further
-    down; with ``capacity`` each block costs the distance of its mean rate from there. The scanner's blocks cost their
-    rate.
+    A block's rate counts ``beta`` times. With ``free_nats`` a block whose mean rate over the batch is below that costs
+    just that, and is not pushed further down; with ``capacity`` each block costs the distance of its mean rate from
+    there. The scanner's blocks have no such bounds.
 
     References:
         | beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017)
@@ -40,15 +40,23 @@ class Rate(Term):
         | Understanding disentangling in beta-VAE (Burgess et al., 2018), capacity
     """
 
+    def __init__(self, model: PartitionedVAE, options: ObjectiveSettings | None = None, scans: int = 1000) -> None:
+        super().__init__(model, options, scans)
+        self.said = {name: self.options.rate_of(name, block.role) for name, block in model.partition.items()}
+
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
         crew, learned = draw.change.crew, draw.q.rate(draw.prior)
         if draw.tie:  # what a group shares is said once for all of it
             learned = {name: cost * crew.own(draw.tie.counted(name)) for name, cost in learned.items()}
-        scanner = kl_divergence(
+        settings = kl_divergence(
             Normal(draw.before.scanner.stacked(), draw.before.scale), self.model.scanner_prior(len(draw.batch))
-        )[:, self.model.active > 0].sum(1)
+        )
+        for name in self.scanner_names:
+            own = self.model.chosen(frozenset([name])).to(settings.device)
+            settings = torch.where(own, self.said[name].beta * settings, settings)
+        scanner = settings[:, self.model.active > 0].sum(1)
         blocks = (
-            bounded_rate(cost, self.options.capacity, self.options.free_nats, crew)
+            self.said[name].beta * bounded_rate(cost, self.said[name].capacity, self.said[name].free_nats, crew)
             for name, cost in learned.items()
             if name not in self.scanner_names and draw.q.partition[name].size
         )
