@@ -6,16 +6,18 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from medisent.checkpoints import FactorCard, Trained
 from medisent.errors import InterventionError, UsageError
 from medisent.factors import Factor
-from medisent.grids import restore
-from medisent.mechanisms import Scene, mechanism_of
+from medisent.grids import closeness, coverage, finer, restore, sample
+from medisent.mechanisms import CloseUp, Scene, mechanism_of
 from medisent.readings import Reading, log_bias, read_factors
 from medisent.scanners import Scanner, developed, exposed
 from medisent.volumes import Volume
@@ -125,13 +127,31 @@ def scene_with(trained: Trained, reading: Reading, values: Sequence[tuple[str, f
     Raises:
         InterventionError: There is nothing in the scan that could take a value.
     """
-    scene = reading.scene
+    shaped = any(name in trained.network.shaped for name, _ in values)
+    scene = _close(reading, trained.study.scanner.air) if shaped else reading.scene
     present = {name: readout.estimate for name, readout in reading.readouts.items()}
     with torch.no_grad():
         for name, value in values:
             scene = mechanism_of(trained.network, name).intervene(trained.network, scene, name, present[name], value)
             present[name] = value
     return scene
+
+
+@lru_cache(maxsize=2)  # a scan is edited more than once
+def _close(reading: Reading, air: float) -> Scene:
+    """The scene of a reading with a close-up of the scan, where that is finer than the grid."""
+    geometry, placed = reading.scan.geometry, reading.placed
+    times = closeness(geometry, placed)
+    if times == 1:
+        return reading.scene
+    cells = finer(placed, times)
+    seen = sample(reading.scan, cells)
+    if air:
+        seen -= np.float32(air) * coverage(geometry, cells)
+    image, scanner = torch.from_numpy(np.ascontiguousarray(seen)).clamp(min=0), reading.scene.scanner
+    field = log_bias(scanner.bias[0], cells, placed) + np.float32(float(scanner.log_gain[0]) + reading.log_scale)
+    canonical, _ = _without(image, reading, torch.from_numpy(field))
+    return replace(reading.scene, close=CloseUp(canonical.clamp(max=3).numpy(), times))
 
 
 def factor_map(trained: Trained, reading: Reading, name: str) -> Volume:
@@ -174,8 +194,7 @@ def harmonized(trained: Trained, reading: Reading, to: Reading | None = None) ->
 def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
     """The scan of a reading as it would be if its scene were another, in its own space; all else keeps its values."""
     scan = reading.scan
-    change = (scene.canonical - reading.scene.canonical).numpy()
-    step = restore(change, reading.placed, scan.geometry) if change.any() else None
+    step = _step(reading, scene)
     before, after = reading.scene.scanner, scene.scanner
     same = bool((before.stacked() == after.stacked()).all())
     if step is None and same:
@@ -198,6 +217,31 @@ def shown(reading: Reading, scene: Scene, air: float = 0.0) -> Volume:
         gained = _gained(part - exact(air), moved, reading, after, field[slab], other[slab])
         part += gained if moved is None or not same else np.where(moved == 0, 0, gained)
     return replace(scan, voxels=voxels)
+
+
+def _step(reading: Reading, scene: Scene) -> Float[np.ndarray, "x y z"] | None:
+    """What the canonical scan gains where a scene is another than the reading's, at the scan's voxels; None is nothing.
+
+    Structures have changed in the close-up, if there is one, and all else on the grid.
+    """
+    change = (scene.canonical - reading.scene.canonical).numpy()
+    steps = [restore(change, reading.placed, reading.scan.geometry)] if change.any() else []
+    if scene.close is not None and scene.close.gained is not None:
+        cells = finer(reading.placed, scene.close.times)
+        steps.append(restore(scene.close.gained, cells, reading.scan.geometry))
+    return np.add.reduce(steps) if steps else None
+
+
+def _without(
+    image: Float[Tensor, "*voxels"], reading: Reading, log_gain: Float[Tensor, "*voxels"]
+) -> tuple[Float[Tensor, "*voxels"], Float[Tensor, "*voxels"]]:
+    """Canonical intensities behind a scan's, and what of the scan's is noise.
+
+    By factors: squares leave the range of float32 where a scan's unit is extreme.
+    """
+    noise = image.clamp(max=_NOISY * reading.noise)
+    gamma = float(reading.scene.scanner.log_gamma[0].exp())
+    return developed((image - noise).sqrt() * (image + noise).sqrt(), 1 / gamma, log_gain), noise
 
 
 def _gained(
@@ -234,9 +278,7 @@ def _gained(
     if step is None and gamma == new_gamma and (even or not reading.noise):
         result = image * (math.expm1(rise) if even else torch.expm1(new - old + rise))
     else:
-        # By factors and by hypot: squares leave the range of float32 where a scan's unit is extreme.
-        noise = image.clamp(max=_NOISY * reading.noise)
-        canonical = developed((image - noise).sqrt() * (image + noise).sqrt(), 1 / gamma, old + gain)
+        canonical, noise = _without(image, reading, old + gain)
         moved = canonical if step is None else canonical + torch.from_numpy(step)
         result = torch.hypot(exposed(moved, new_gamma, new + new_gain), noise * math.exp(rise)) - image
     gained: np.ndarray = result.numpy()

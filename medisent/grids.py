@@ -17,6 +17,8 @@ _NOTHING = 1e-7  # of the largest change
 _AT_ONCE = 1 << 23  # points held in memory
 _IN_CACHE = 1 << 19  # voxels
 _ROWS = 64  # of a band of weights that are multiplied at once
+_CLOSEST = 3  # times that an edge is divided
+_MOST_CELLS = 1 << 24
 _STRAIGHT = 1e-3  # of a voxel: grids that lean no further to one another are taken for aligned
 
 
@@ -37,6 +39,26 @@ class Grid:
         affine = np.diag([self.spacing_mm] * 3 + [1.0])
         affine[:3, 3] = geometry.centre - self.spacing_mm * (np.array(self.shape) - 1) / 2
         return Geometry(affine, self.shape)
+
+
+def finer(cells: Geometry, times: int) -> Geometry:
+    """The same box in cells that divide each edge of these so many times."""
+    affine = cells.affine.copy()
+    affine[:3, :3] /= times
+    affine[:3, 3] += affine[:3, :3].sum(1) * (1 - times) / 2
+    x, y, z = (n * times for n in cells.shape)
+    return Geometry(affine, (x, y, z))
+
+
+def closeness(geometry: Geometry, cells: Geometry) -> int:
+    """How often the edges of cells have to be divided to be about as fine as a scan, three times at most.
+
+    The scan's middle spacing counts: slices far apart show no more than they do. So many cells are not divided that
+    the finer ones would be more than sixteen million.
+    """
+    wanted = round(cells.spacing[0] / sorted(geometry.spacing)[1])
+    most = int((_MOST_CELLS / np.prod(cells.shape)) ** (1 / 3))
+    return max(1, min(wanted, most, _CLOSEST))
 
 
 def sample(volume: Volume, onto: Geometry) -> Float[np.ndarray, "x y z"]:

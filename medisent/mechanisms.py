@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,8 +15,31 @@ from torch import Tensor
 from medisent.errors import InterventionError
 from medisent.model import Abduction, PartitionedVAE
 from medisent.scanners import Scanner, bias_strength
-from medisent.shapes import Structure, room
+from medisent.shapes import Structure, averaged, divided, room
 from medisent.words import listed, words
+
+# Sub-voxels along each edge where a structure is seen in cells finer than the grid's.
+_FINE_CLOSE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class CloseUp:
+    """The canonical scan on cells that divide the grid's, about as fine as the scan's own voxels.
+
+    Attributes:
+        image: Before any edit.
+        times: Cells along each edge of a grid cell.
+        gained: What edits of structures have added since; None is nothing.
+    """
+
+    image: Float[np.ndarray, "fx fy fz"]
+    times: int
+    gained: Float[np.ndarray, "fx fy fz"] | None = None
+
+    @cached_property
+    def shown(self) -> Float[np.ndarray, "fx fy fz"]:
+        """The image after these edits."""
+        return self.image if self.gained is None else self.image + self.gained
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +51,14 @@ class Scene:
         masks: Soft masks, one channel a factor with a mask.
         z: Latents without the scanner's.
         scanner: Its settings, for scans of scale one.
+        close: The scan seen closer, where it is finer than the grid; structures are edited there.
     """
 
     canonical: Float[Tensor, "x y z"]
     masks: Float[Tensor, "shapes x y z"]
     z: Float[Tensor, "1 latents"]
     scanner: Scanner
+    close: CloseUp | None = None
 
     @classmethod
     def of(cls, network: PartitionedVAE, found: Abduction) -> Scene:
@@ -89,25 +115,31 @@ class Shape(Mechanism):
         if wanted == present:
             return scene
         index = network.shaped.index(name)
-        margin = room(scene.masks[index].double().numpy(), wanted - present, network.voxel_ml)
+        times = scene.close.times if scene.close else 1
+        voxel_ml = network.voxel_ml / times**3
+        margin = times * room(scene.masks[index].double().numpy(), wanted - present, network.voxel_ml)
         try:
-            change = _structure(scene, index, network.voxel_ml, margin).regrown(wanted - present)
+            change = _structure(scene, index, voxel_ml, margin).regrown(wanted - present)
         except ValueError as error:
             raise InterventionError(
                 f"{name} was asked to be {wanted:g}, but nothing of it was found in this scan that could be changed."
             ) from error
         masks = scene.masks.clone()
-        masks[index] = torch.from_numpy(change.mask).to(masks)
-        moved = _moved(network, scene, name, present, wanted)
-        canonical = scene.canonical + torch.from_numpy(change.image).to(scene.canonical)
-        return replace(moved, canonical=canonical, masks=masks)
+        masks[index] = torch.from_numpy(averaged(change.mask, times)).to(masks)
+        moved = replace(_moved(network, scene, name, present, wanted), masks=masks)
+        if scene.close is None:
+            return replace(moved, canonical=scene.canonical + torch.from_numpy(change.image).to(scene.canonical))
+        gained = scene.close.shown - scene.close.image + change.image
+        return replace(moved, close=replace(scene.close, gained=gained))
 
 
 @lru_cache(maxsize=4)  # a factor moves through its range in one scene
 def _structure(scene: Scene, index: int, voxel_ml: float, margin: int) -> Structure:
-    """What a mask of the scene shows in it."""
-    image, mask = scene.canonical.double().numpy(), scene.masks[index].double().numpy()
-    return Structure.of(image, mask, voxel_ml, margin)
+    """What a mask of the scene shows in it, as close as the scene is seen."""
+    mask = scene.masks[index].double().numpy()
+    if scene.close is None:
+        return Structure.of(scene.canonical.double().numpy(), mask, voxel_ml, margin)
+    return Structure.of(scene.close.shown, divided(mask, scene.close.times), voxel_ml, margin, _FINE_CLOSE)
 
 
 class Latent(Mechanism):

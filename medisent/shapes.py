@@ -12,8 +12,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.optimize import brentq
 from torch.nn.functional import interpolate
 
-# Sub-voxels along each axis: outlines move by fractions of a voxel.
-_FINE = 3
+# Sub-voxels along each edge of a voxel: outlines move by fractions of a voxel.
+FINE = 3
 # Depths, in voxels, at which a structure's intensity is described; sparser further down.
 _KNOTS = (0.5, 1.0, 1.5, 2.5, 4.0, 7.0, 12.0, 20.0)
 # What holds less, in voxels, is no structure.
@@ -33,13 +33,15 @@ class Outline:
     Attributes:
         distance: Signed distance to the surface at sub-voxels, in voxels; negative inside.
         voxel_ml: Volume of a voxel in mL.
+        fine: Sub-voxels along each edge of a voxel.
     """
 
     distance: Float[np.ndarray, "fx fy fz"]
     voxel_ml: float
+    fine: int = FINE
 
     @classmethod
-    def of(cls, mask: Float[np.ndarray, "x y z"], voxel_ml: float) -> Outline:
+    def of(cls, mask: Float[np.ndarray, "x y z"], voxel_ml: float, fine: int = FINE) -> Outline:
         """The surface that encloses as much as the soft mask does; its level is chosen for that.
 
         Raises:
@@ -48,14 +50,14 @@ class Outline:
         volume = float(mask.sum())
         if volume < _LEAST:
             raise ValueError("The mask is empty.")
-        fine = _refined(mask)
-        ranked = np.sort(fine, axis=None)[::-1]
-        inside = fine >= max(float(ranked[min(round(volume * _FINE**3), ranked.size) - 1]), 1e-3)
-        return cls(_distance(inside), voxel_ml)
+        refined = divided(mask, fine)
+        ranked = np.sort(refined, axis=None)[::-1]
+        inside = refined >= max(float(ranked[min(round(volume * fine**3), ranked.size) - 1]), 1e-3)
+        return cls(_distance(inside, fine), voxel_ml, fine)
 
     def moved(self, by: Float[np.ndarray, "x y z"]) -> Outline:
         """The surface after each part of it has moved outwards by so many voxels; other distances are not exact."""
-        return replace(self, distance=(self.distance - _refined(by)).astype(np.float32))
+        return replace(self, distance=(self.distance - divided(by, self.fine)).astype(np.float32))
 
     @property
     def empty(self) -> bool:
@@ -64,20 +66,20 @@ class Outline:
 
     def measured(self) -> Outline:
         """The same surface with exact distances from it."""
-        return replace(self, distance=_distance(self.distance < 0))
+        return replace(self, distance=_distance(self.distance < 0, self.fine))
 
     def mask(self, offset: float) -> Float[np.ndarray, "x y z"]:
         """The soft mask after the surface has moved outwards by ``offset`` voxels."""
-        return _coarse(self.fine_mask(offset))
+        return averaged(self.fine_mask(offset), self.fine)
 
     def fine_mask(self, offset: float) -> Float[np.ndarray, "fx fy fz"]:
         """How much of each sub-voxel is inside after the surface has moved outwards by ``offset`` voxels."""
-        inside: np.ndarray = np.clip(0.5 - (self.distance - offset) * _FINE, 0, 1)
+        inside: np.ndarray = np.clip(0.5 - (self.distance - offset) * self.fine, 0, 1)
         return inside
 
     def volume(self, offset: float) -> float:
         """Volume in mL after the surface has moved outwards by ``offset`` voxels."""
-        return float(self.fine_mask(offset).sum(dtype=np.float64)) / _FINE**3 * self.voxel_ml
+        return float(self.fine_mask(offset).sum(dtype=np.float64)) / self.fine**3 * self.voxel_ml
 
     def offset_for(self, change_ml: float) -> float:
         """How far the surface has to move, in voxels, for the volume to change by so much, or as far as it can."""
@@ -172,7 +174,8 @@ class Profile:
         deep, within = self.outline.distance - offset, inside > 0
         shown = np.zeros_like(inside)
         shown[within] = inside[within] * np.interp(-deep[within], self.depths, self.levels)
-        rendered: np.ndarray = (1 - _coarse(inside)) * self.around + _coarse(shown)
+        fine = self.outline.fine
+        rendered: np.ndarray = (1 - averaged(inside, fine)) * self.around + averaged(shown, fine)
         return rendered
 
 
@@ -197,15 +200,20 @@ class Structure:
 
     @classmethod
     def of(
-        cls, image: Float[np.ndarray, "x y z"], mask: Float[np.ndarray, "x y z"], voxel_ml: float, margin: int
+        cls,
+        image: Float[np.ndarray, "x y z"],
+        mask: Float[np.ndarray, "x y z"],
+        voxel_ml: float,
+        margin: int,
+        fine: int = FINE,
     ) -> Structure:
-        """The structure with room to grow by so many voxels.
+        """The structure with room to grow by so many voxels; the surface is known on sub-voxels.
 
         Raises:
             ValueError: The mask is empty.
         """
         box = _box(mask, margin)
-        return cls(mask, box, Profile.settled(image[box], Outline.of(mask[box], voxel_ml)))
+        return cls(mask, box, Profile.settled(image[box], Outline.of(mask[box], voxel_ml, fine)))
 
     def regrown(self, change_ml: float) -> Regrowth:
         """The image and the mask when the structure changes its volume by so many mL."""
@@ -240,15 +248,15 @@ def _by_depth(outline: Outline, depths: Float[np.ndarray, " knots"]) -> list[Flo
     for hat in np.eye(len(depths)):
         part = np.zeros_like(inside)
         part[within] = inside[within] * np.interp(depth, depths, hat)
-        parts.append(_coarse(part))
+        parts.append(averaged(part, outline.fine))
     return parts
 
 
-def _distance(inside: Bool[np.ndarray, "fx fy fz"]) -> Float[np.ndarray, "fx fy fz"]:
+def _distance(inside: Bool[np.ndarray, "fx fy fz"], fine: int) -> Float[np.ndarray, "fx fy fz"]:
     """Of every sub-voxel from the surface, in voxels, negative inside; a little smoothed."""
     outer = distance_transform_edt(~inside) - 0.5
     inner = distance_transform_edt(inside) - 0.5
-    distance = np.where(inside, -inner, outer) / _FINE
+    distance = np.where(inside, -inner, outer) / fine
     return gaussian_filter(distance, 0.7).astype(np.float32)
 
 
@@ -264,20 +272,21 @@ def _radius(volume: float) -> float:
     return float((3 * volume / (4 * np.pi)) ** (1 / 3))
 
 
-def _refined(coarse: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "fx fy fz"]:
-    """Values at sub-voxels, linear between voxels."""
+def divided(coarse: Float[np.ndarray, "x y z"], times: int) -> Float[np.ndarray, "fx fy fz"]:
+    """Values in voxels that divide others' edges so many times, linear between these."""
     whole = torch.from_numpy(np.ascontiguousarray(coarse))[None, None]
-    fine: np.ndarray = interpolate(whole, scale_factor=_FINE, mode="trilinear")[0, 0].numpy()
+    fine: np.ndarray = interpolate(whole, scale_factor=times, mode="trilinear")[0, 0].numpy()
     return fine
 
 
-def _coarse(fine: Float[np.ndarray, "fx fy fz"]) -> Float[np.ndarray, "x y z"]:
+def averaged(fine: Float[np.ndarray, "fx fy fz"], times: int) -> Float[np.ndarray, "x y z"]:
+    """Means over so many voxels along each axis."""
     # Slice by slice: five times as fast as the mean over three axes at once.
     means = fine
     for axis in range(3):
         before = (slice(None),) * axis
-        means = np.add.reduce([means[(*before, slice(start, None, _FINE))] for start in range(_FINE)])
-    means = means / _FINE**3
+        means = np.add.reduce([means[(*before, slice(start, None, times))] for start in range(times)])
+    means = means / times**3
     return means
 
 

@@ -30,6 +30,7 @@ from medisent.formats import read, write
 from medisent.grids import sample
 from medisent.phantoms.heads import Head
 from medisent.readings import Reading, read_factors
+from medisent.shapes import averaged
 from medisent.volumes import Volume
 
 TYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64", "scaled int16")
@@ -173,6 +174,47 @@ def test_a_larger_tumour_is_nearer_to_the_true_larger_tumour_than_the_scan_was(t
     after = edited(trained, reading, [parse_wish("tumour_volume+=15")], extrapolate=True)
     error, nothing = (((v.astype(float) - truth) ** 2).sum() for v in (after.voxels, reading.scan.voxels))
     assert error < 0.9 * nothing
+
+
+def test_structures_are_edited_as_close_as_the_scan_is_and_not_as_coarse_as_the_grid(
+    trained, fine_head, fine_scan, monkeypatch
+):
+    from medisent.phantoms import Acquisition, acquire, render
+
+    larger = render(replace(fine_head.anatomy, tumour_ml=fine_head.tumour_ml + 15), fine_head.geometry)
+    truth = acquire(larger, Acquisition(gain=1.2, bias=(0.1, 0.0, -0.1), noise=0.02))
+    errors = []
+    for close in (True, False):
+        if not close:
+            monkeypatch.setattr(counterfactuals, "closeness", lambda *_: 1)
+        own = seen(trained, fine_scan, fine_head)
+        assert (counterfactuals._close(own, 0.0).close is None) is not close
+        after = edited(trained, own, [parse_wish("tumour_volume+=15")], extrapolate=True)
+        errors.append(((after.voxels.astype(float) - truth) ** 2).sum())
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_a_close_up_shows_what_the_grid_shows(reading):
+    close = counterfactuals._close(reading, 0.0).close
+    assert close is not None
+    inside = (reading.abduction.sight.batch.coverage[0, 0] == 1).numpy()
+    coarse, fine = reading.scene.canonical.numpy()[inside], averaged(close.image, close.times)[inside]
+    assert np.corrcoef(coarse, fine)[0, 1] > 0.99
+
+
+def test_a_scan_no_finer_than_the_grid_has_no_close_up(trained, scan):
+    own = read_factors(trained, scan)
+    assert counterfactuals._close(own, 0.0) is own.scene
+
+
+def test_what_two_edits_of_structures_add_comes_together(trained, fine_head, reading):
+    once = counterfactuals.scene_with(trained, reading, [("tumour_volume", 40.0)])
+    twice = counterfactuals.scene_with(trained, reading, [("tumour_volume", 34.0), ("tumour_volume", 40.0)])
+    volume = [float(one.masks[0].sum()) * trained.network.voxel_ml for one in (reading.scene, once, twice)]
+    assert volume[1] - volume[0] == pytest.approx(40.0 - fine_head.tumour_ml, abs=0.2)
+    assert volume[2] - volume[0] == pytest.approx(40.0 - fine_head.tumour_ml, abs=0.2)
+    gained = [one.close.gained for one in (once, twice)]
+    assert np.corrcoef(gained[0].ravel(), gained[1].ravel())[0, 1] > 0.95
 
 
 # The scanner, at full resolution

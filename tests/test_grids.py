@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medisent.grids import Grid, coverage, restore, sample, unit_coordinates
+from medisent.grids import Grid, closeness, coverage, finer, restore, sample, unit_coordinates
 from medisent.volumes import Geometry, Volume
 
 ORIENTATIONS = [
@@ -105,6 +105,37 @@ def test_the_volume_of_a_mask_survives(place, radius):
     placed = Grid(6.0, (8, 8, 8)).place(place)
     ml = mask.sum() * place.voxel_ml
     assert sample(Volume(mask, place), placed).sum(dtype=float) * placed.voxel_ml == pytest.approx(ml, rel=0.01)
+
+
+@given(places(), st.integers(1, 4))
+def test_finer_cells_fill_the_same_box_and_average_to_the_cells_that_they_divide(place, times):
+    cells = GRID.place(place)
+    within = finer(cells, times)
+    assert within.shape == tuple(times * n for n in cells.shape)
+    assert np.allclose(within.spacing, np.array(cells.spacing) / times)
+    where = world(within)
+    for axis in (1, 2, 3):
+        where = where.reshape(*where.shape[:axis], -1, times, *where.shape[axis + 1 :]).mean(axis + 1)
+    assert np.allclose(where, world(cells), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "times"),
+    [
+        ((6.0, 6.0, 6.0), (32, 32, 32), 1),
+        ((8.0, 8.0, 8.0), (32, 32, 32), 1),
+        ((4.5, 4.5, 4.5), (32, 32, 32), 1),
+        ((3.0, 3.0, 3.0), (32, 32, 32), 2),
+        ((1.0, 1.0, 1.0), (32, 32, 32), 3),
+        ((1.0, 1.0, 6.0), (32, 32, 32), 3),
+        ((0.5, 6.0, 6.0), (32, 32, 32), 1),
+        ((2.0, 2.0, 2.0), (128, 128, 128), 2),
+        ((2.0, 2.0, 2.0), (256, 256, 256), 1),
+    ],
+)
+def test_cells_are_divided_until_they_are_as_fine_as_the_scan_within_reason(spacing, shape, times):
+    scan = geometry(np.diag(spacing), (10, 10, 10))
+    assert closeness(scan, Grid(6.0, shape).place(scan)) == times
 
 
 @given(arrays(np.float64, (3, 4, 2), elements=st.floats(-1e6, 1e6, width=32)))
