@@ -5,25 +5,32 @@ import multiprocessing
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medisent.bench import ROWS, bench, rows, running
+from medisent.bench import ROWS, bench, measuring, rows, running
 from medisent.bench.claims import claimed, wait_for
 from medisent.bench.cohorts import Cohorts
+from medisent.bench.editing import left_alone, score_edits
 from medisent.bench.figures import Edit, Figures, Leak, Result, read_result
 from medisent.bench.harmonizing import Combat, matched
 from medisent.bench.linear import Linear
+from medisent.bench.measuring import Judge
 from medisent.bench.rows import Row
 from medisent.bench.running import result_path
 from medisent.bench.tables import KINDS, MISSING, Entry, Standing, cell
 from medisent.cli import main
 from medisent.cohorts import read_table
+from medisent.config import load_study
 from medisent.errors import UsageError
+from medisent.formats import read
+from medisent.phantoms import write_cohort
 from medisent.progress import Silence
 
 SITES = ["one"] * 30 + ["two"] * 30 + ["three"] * 30
@@ -94,6 +101,52 @@ def test_the_linear_baseline_reads_and_moves_what_is_linear():
     assert np.array_equal(linear.edited("size", scans[0], 5.0, 5.0), scans[0])
 
 
+# ---- what is measured --------------------------------------------------------------------------------------
+
+
+def judge(chance, **labels):
+    """Sixty scans of sixty people with these labels, of which nothing else is known."""
+    people = [f"sub-{i}" for i in range(60)]
+    given = pd.DataFrame({name: chance.standard_normal(60) for name in measuring.COLUMNS} | labels)
+    return Judge(Path("cohort.tsv"), given, people, people, [{}] * 60)
+
+
+def test_beside_the_worst_pair_stands_what_the_labels_alone_tell():
+    chance = np.random.default_rng(0)
+    gain = chance.standard_normal(60)
+    known = judge(chance, brightness=gain, contrast=gain + 0.1 * chance.standard_normal(60))
+    pairs = [Leak(0.2, "tumour_volume", "contrast"), Leak(0.9, "brightness", "contrast")]
+    worst = measuring._worst(pairs, known, 0)
+    assert (worst.r2, worst.block) == (0.9, "brightness")
+    assert worst.labels > 0.9
+    assert measuring._worst([Leak(0.5, "anatomy_rest", "contrast")], known, 0).labels is None
+    assert measuring._worst([], known, 0) is None
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """Six heads, all for testing, with the true counterfactuals of one."""
+    folder = tmp_path_factory.mktemp("heads")
+    table = write_cohort(folder, subjects=6, spacing_mm=8.0, shape=(24, 24, 24), counterfactuals=True)
+    read_table(table).assign(split="test").to_csv(table, sep="\t", index=False)
+    return table
+
+
+def test_what_an_edit_does_to_another_structure_is_told_in_ml_whatever_the_study_knows(judged):
+    study = rows._without_masks(load_study(judged.with_name("study.toml")))
+    material = Judge.of(judged).material(study, Silence())
+
+    def paints(scan, truth):
+        """The true counterfactual, but the ventricles are brighter."""
+        mask = read(material.cohort.rows[truth.row].masks["ventricle_volume"]).voxels
+        voxels = read(truth.path).voxels
+        return scan.with_voxels(voxels + 0.5 * voxels.max() * mask)
+
+    alone, painted = (score_edits(material, editor)["tumour_volume+=15"] for editor in (left_alone, paints))
+    assert set(alone.elsewhere_ml) == set(painted.elsewhere_ml) == {"ventricle_volume"}
+    assert alone.elsewhere_ml["ventricle_volume"] < 1 < painted.elsewhere_ml["ventricle_volume"]
+
+
 # ---- what is kept ------------------------------------------------------------------------------------------
 
 
@@ -109,6 +162,20 @@ def test_a_result_reads_back_as_it_was_written(tmp_path):
     result = Result("ours", 1, 40, 2.5, FIGURES)
     result.save(tmp_path / "ours-1.json")
     assert read_result(tmp_path / "ours-1.json") == result
+
+
+def test_a_result_from_before_a_figure_was_measured_reads_and_shows_a_dash(tmp_path):
+    Result("ours", 0, 40, 2.5, FIGURES).save(tmp_path / "ours-0.json")
+    found = json.loads((tmp_path / "ours-0.json").read_text())
+    del found["figures"]["commutativity"], found["figures"]["mapped"], found["figures"]["leak_to_anatomy"]["labels"]
+    for name in ("elsewhere_ml", "composition", "reversibility"):
+        del found["figures"]["edits"]["brightness*=1.5"][name]
+    (tmp_path / "ours-0.json").write_text(json.dumps(found))
+    entry = Entry("ours", "ours", "", (read_result(tmp_path / "ours-0.json"),))
+    cells = {column.head: str(cell(entry, column)) for kind in KINDS[2:4] for column in kind.columns}
+    assert cells.pop("brightness × 1.5") == "0.30"
+    assert set(cells.values()) == {MISSING}
+    assert column_of("nuisance to anatomy, labels alone").value(entry.results[0].figures) is None
 
 
 def test_what_is_not_finite_is_null_on_disk(tmp_path):
@@ -221,6 +288,18 @@ def test_a_cell_shows_the_median_and_every_value():
     column = next(c for kind in KINDS for c in kind.columns if c.head == "site told")
     assert str(cell(standing().entries[0], column)) == "0.40 (0.30, 0.40, 0.50)"
     assert str(cell(standing().entries[-1], column)) == MISSING
+
+
+def test_the_worst_pair_is_that_of_the_seed_with_the_median_and_stands_with_its_own_labels():
+    leaks = [Leak(0.3, "brightness", "contrast", 0.11), Leak(0.1, "contrast", "head_size"), Leak(0.2, "head_size", "x")]
+    results = tuple(Result("ours", s, 5, 1.0, replace(FIGURES, leak_between=leak)) for s, leak in enumerate(leaks))
+    shown = [column_of(f"worst other, {part}") for part in ("pair", "labels alone")]
+    assert [str(cell(Entry("", "", "", results), c)) for c in shown] == ["head size → x", MISSING]
+    assert [str(cell(Entry("", "", "", results[:1]), c)) for c in shown] == ["gain → contrast", "0.11"]
+
+
+def column_of(key):
+    return next(column for kind in KINDS for column in kind.columns if column.key == key)
 
 
 def test_the_json_holds_every_seed_and_the_medians():

@@ -17,8 +17,9 @@ from medisent.bench.figures import Edit
 from medisent.bench.harmonizing import matched
 from medisent.bench.linear import Linear
 from medisent.checkpoints import Trained
-from medisent.counterfactuals import Wish, edited, shown, wanted_value
-from medisent.errors import InterventionError, UsageError
+from medisent.counterfactuals import Wish, shown, wanted_value
+from medisent.errors import UsageError
+from medisent.evaluation.making import missed_elsewhere
 from medisent.evaluation.material import Material, Truth
 from medisent.evaluation.rulers import Trio, effect_error
 from medisent.formats import read
@@ -32,7 +33,7 @@ Editor = Callable[[Volume, Truth], Volume | None]
 
 def score_edits(material: Material, editor: Editor) -> dict[str, Edit]:
     """For each edit that the editor knows, what it scores on the scans whose true counterfactual is known."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    found: dict[str, list[_Scores]] = {}
     scan_of = lru_cache(maxsize=2)(lambda row: read(material.cohort.rows[row].scan))  # a scan's edits come in turn
     for truth in material.truths:
         scan = scan_of(truth.row)
@@ -41,37 +42,47 @@ def score_edits(material: Material, editor: Editor) -> dict[str, Edit]:
             continue
         trio = Trio.of(scan.voxels, result.voxels, read(truth.path).voxels, scan.spacing)
         try:
-            scores = trio.rce(), effect_error(truth.wish.name, trio), trio.off_target()
+            rce = trio.rce()
         except UsageError:  # nothing truly changes
             continue
+        elsewhere = dict(missed_elsewhere(material.cohort.rows[truth.row].masks, truth.wish.name, trio))
+        scores = _Scores(rce, effect_error(truth.wish.name, trio), trio.off_target(), elsewhere)
         found.setdefault(truth.edit, []).append(scores)
     return {edit: _medians(scores) for edit, scores in found.items()}
 
 
-def _medians(scores: Sequence[tuple[float, float, float]]) -> Edit:
-    rce, effect, off = ([v for v in column if math.isfinite(v)] for column in zip(*scores, strict=True))
-    middle = [float(np.median(values)) if values else None for values in (effect, off)]
-    return Edit(float(np.median(rce)), middle[0], middle[1], len(scores))
+@dataclass(frozen=True)
+class _Scores:
+    """What one edit of one scan scores; see ``Edit``."""
+
+    rce: float
+    effect_error: float
+    off_target: float
+    elsewhere_ml: Mapping[str, float]
+
+
+def _medians(scores: Sequence[_Scores]) -> Edit:
+    structures = dict.fromkeys(name for score in scores for name in score.elsewhere_ml)
+    return Edit(
+        rce=float(np.median([score.rce for score in scores])),
+        effect_error=_median([score.effect_error for score in scores]),
+        off_target=_median([score.off_target for score in scores]),
+        n=len(scores),
+        elsewhere_ml={
+            name: float(np.median([s.elsewhere_ml[name] for s in scores if name in s.elsewhere_ml]))
+            for name in structures
+        },
+    )
+
+
+def _median(values: Sequence[float]) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.median(known)) if known else None
 
 
 def left_alone(scan: Volume, truth: Truth) -> Volume:
     """The scan itself: what doing nothing scores."""
     return scan
-
-
-def by_mechanism(trained: Trained) -> Editor:
-    """The model's own edits; the scan itself where the model cannot make one."""
-    read_once = lru_cache(maxsize=2)(lambda scan: read_factors(trained, scan))
-
-    def edit(scan: Volume, truth: Truth) -> Volume | None:
-        if truth.wish.name not in trained.network.factors:
-            return None
-        try:
-            return edited(trained, read_once(scan), [truth.wish], extrapolate=True)
-        except InterventionError:
-            return scan
-
-    return edit
 
 
 def by_decoding(trained: Trained, *, difference: bool) -> Editor:

@@ -23,11 +23,14 @@ class Leak:
         r2: Held-out R2.
         block: Which block.
         factor: Which factor.
+        labels: Held-out R2 of that factor from the true values of the block's own factor: so much of the leak is the
+            cohort's. None for a block without a factor, or where it was not measured.
     """
 
     r2: float
     block: str
     factor: str
+    labels: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,19 @@ class Edit:
         effect_error: By how much the size of the change misses the true one, relative to it.
         off_target: Mean absolute error outside of what truly changes, relative to the mean true change inside.
         n: How many scans.
+        elsewhere_ml: By other structure, how much more or less of it there is than there should be, where the truth
+            does not change.
+        composition: Largest voxel difference, over all scans, of an edit that asks for nothing.
+        reversibility: What is left after editing there and back, relative to the edit.
     """
 
     rce: float
     effect_error: float | None
     off_target: float | None
     n: int
+    elsewhere_ml: Mapping[str, float] = field(default_factory=dict)
+    composition: float | None = None
+    reversibility: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +73,9 @@ class Figures:
         site_chance: What the most frequent site would give.
         separation: Metrics of separation on the latents.
         edits: By edit.
+        commutativity: By two edits, what lies between their two orders, relative to both together.
         maps: By factor, correlation of its map with the true difference.
+        mapped: In how many scans.
     """
 
     readout: Mapping[str, float] = field(default_factory=dict)
@@ -77,7 +89,9 @@ class Figures:
     site_chance: float | None = None
     separation: Mapping[str, float] = field(default_factory=dict)
     edits: Mapping[str, Edit] = field(default_factory=dict)
+    commutativity: Mapping[str, float] = field(default_factory=dict)
     maps: Mapping[str, float] = field(default_factory=dict)
+    mapped: int | None = None
 
 
 @dataclass(frozen=True)

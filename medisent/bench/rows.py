@@ -15,7 +15,6 @@ from medisent.bench.editing import (
     ByMatching,
     Editor,
     by_decoding,
-    by_mechanism,
     left_alone,
     score_edits,
     settings_of,
@@ -27,7 +26,7 @@ from medisent.bench.measuring import COLUMNS, Judge, figures_of_codes, figures_o
 from medisent.checkpoints import Trained, load_model
 from medisent.cohorts import read_table
 from medisent.config import Study, Supervision, Weights, load_study
-from medisent.evaluation.attributions import PATCH, STEPS, map_scores
+from medisent.evaluation.attributions import PATCH, SCANS, STEPS, map_scores
 from medisent.evaluation.findings import MapScore
 from medisent.formats import read
 from medisent.grids import Grid
@@ -134,8 +133,7 @@ class Training:
         trained = train(study, place.run(row, seed), progress=progress)
         judge = Judge.of(place.cohorts.table(self.judge, progress))
         apart = judge if self.apart is None else Judge.of(place.cohorts.table(self.apart, progress))
-        figures, material = figures_of_model(trained, judge, apart, seed, progress)
-        return trained.card.steps, replace(figures, edits=score_edits(material, by_mechanism(trained)))
+        return trained.card.steps, figures_of_model(trained, judge, apart, seed, progress)
 
 
 @dataclass(frozen=True)
@@ -162,23 +160,29 @@ class Explaining:
 
     Attributes:
         kind: Which maps; from how much each of them is like the true difference.
+        scans: In how many scans.
         source: The row with the model.
     """
 
     kind: Callable[[MapScore], float]
+    scans: Callable[[MapScore], int] = lambda score: score.n_beside
     source: str = "ours"
 
     def __call__(self, place: Place, row: str, seed: int, progress: Progress) -> tuple[int, Figures]:
         model = place.run(self.source, seed) / "model.safetensors"
         scores = _maps_of(model, place.cohorts.table("held", progress))
-        return 0, Figures(maps={name: self.kind(score) for name, score in scores.items()})
+        counts = [self.scans(score) for score in scores.values()]
+        return 0, Figures(
+            maps={name: self.kind(score) for name, score in scores.items()}, mapped=min(counts, default=None)
+        )
 
 
 @lru_cache(maxsize=1)  # three rows, one after the other, ask for the maps of one model
 def _maps_of(model: Path, judged: Path) -> dict[str, MapScore]:
     """All maps of a trained model, by factor, held against what truly changes."""
     trained = load_model(model)
-    return map_scores(trained, Judge.of(judged).material(trained.study, Silence()), lambda: None)
+    material = Judge.of(judged).material(trained.study, Silence())
+    return map_scores(trained, material, lambda: None, explained=SCANS)
 
 
 def no_edit(place: Place, row: str, seed: int, progress: Progress) -> tuple[int, Figures]:
@@ -281,7 +285,7 @@ ROWS: tuple[Row, ...] = (
         "maps",
         "ours, factor maps",
         "The same model; an edit by one standard deviation of the cohort.",
-        Explaining(lambda score: score.ncc),
+        Explaining(lambda score: score.ncc, lambda score: score.n),
         needs="ours",
     ),
     Row(

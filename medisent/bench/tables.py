@@ -13,7 +13,7 @@ from medisent.bench.figures import SCHEMA, Edit, Figures, Leak, Result, read_res
 from medisent.files import write_text
 from medisent.reports import BenchCell, BenchTable, bench_page
 from medisent.version import versions
-from medisent.words import MISSING, fixed
+from medisent.words import MISSING, fixed, small, words
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Column:
         head: Above it.
         value: From the figures of one seed; None is what does not apply.
         key: Its name in ``bench.json``; without one the head.
+        beside: The figure that it tells more of, of the seed for which that is the median.
     """
 
     head: str
-    value: Callable[[Figures], float | None]
+    value: Callable[[Figures], float | str | None]
     key: str = ""
+    beside: Callable[[Figures], float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ class Standing:
             rows[entry.name] = {
                 "title": entry.title,
                 "note": entry.note,
-                "median": {name: value for name, value in medians.items() if value is not None},
+                "median": {
+                    n: value for n, value in medians.items() if value is not None and not isinstance(value, str)
+                },
                 "seeds": {str(result.seed): asdict(result) for result in entry.results},
             }
         return {"schema": SCHEMA, "size": self.size, "versions": versions(), "rows": rows}
@@ -132,30 +136,35 @@ def write_standing(out: Path, rows: Sequence[Any], size: str) -> Standing:
     return standing
 
 
-def values(entry: Entry, column: Column) -> list[float]:
-    """The figure of every seed that has one, by seed."""
-    found = [column.value(result.figures) for result in sorted(entry.results, key=lambda r: r.seed)]
-    return [value for value in found if value is not None]
+def values(entry: Entry, column: Column) -> list[float | str]:
+    """The figure of every seed that has one, by seed; beside another column, of the seed that is the median there."""
+    figures = [result.figures for result in sorted(entry.results, key=lambda r: r.seed)]
+    if column.beside is not None:
+        sizes = [(size, i) for i, f in enumerate(figures) if (size := column.beside(f)) is not None]
+        figures = [figures[sorted(sizes)[(len(sizes) - 1) // 2][1]]] if sizes else []
+    found = [column.value(f) for f in figures]
+    return [value for value in found if value not in (None, "")]
 
 
-def middle(entry: Entry, column: Column) -> float | None:
-    """The median over seeds."""
+def middle(entry: Entry, column: Column) -> float | str | None:
+    """The median over seeds; of names and counts the first."""
     found = values(entry, column)
-    return median(found) if found else None
+    numbers = [value for value in found if not isinstance(value, str)]
+    return median(numbers) if numbers else found[0] if found else None
 
 
 def cell(entry: Entry, column: Column) -> BenchCell:
     """The median and, where they differ, the value of every seed."""
     found = values(entry, column)
-    if not found:
-        return BenchCell(MISSING)
     every = tuple(map(short, found))
-    return BenchCell(short(median(found)), every if len(set(every)) > 1 else ())
+    return BenchCell(short(middle(entry, column)), every if len(set(every)) > 1 else ())
 
 
-def short(value: float) -> str:
-    """Two decimals; three where two would leave little."""
-    return fixed(value, 3 if abs(value) < 0.1 else 2)
+def short(value: float | str | None) -> str:
+    """Two decimals, three where two would leave little; names and counts as they are, a dash for nothing."""
+    if value is None or isinstance(value, str):
+        return value or MISSING
+    return small(value, 3) if 0 <= value < 0.1 else fixed(value, 3 if abs(value) < 0.1 else 2)
 
 
 def _about(entries: Sequence[Entry]) -> BenchTable:
@@ -208,8 +217,47 @@ def _edit(name: str, part: Callable[[Edit], float | None]) -> Callable[[Figures]
     return value
 
 
-def _r2(leak: Leak | None) -> float | None:
-    return None if leak is None else leak.r2
+def _elsewhere(name: str, structure: str) -> Callable[[Figures], float | None]:
+    return _edit(name, lambda e: e.elsewhere_ml.get(structure))
+
+
+def _leak(head: str, leak: Callable[[Figures], Leak | None]) -> tuple[Column, ...]:
+    """What leaks most, which pair that is, and what the labels alone say of it."""
+
+    def r2(figures: Figures) -> float | None:
+        found = leak(figures)
+        return None if found is None else found.r2
+
+    def pair(figures: Figures) -> str | None:
+        found = leak(figures)
+        return None if found is None else " → ".join(_HEADS.get(n, words(n)) for n in (found.block, found.factor))
+
+    def labels(figures: Figures) -> float | None:
+        found = leak(figures)
+        return None if found is None else found.labels
+
+    return (
+        Column(head, r2),
+        Column("which pair", pair, f"{head}, pair", beside=r2),
+        Column("its labels alone", labels, f"{head}, labels alone", beside=r2),
+    )
+
+
+def _in_two_orders(figures: Figures) -> float | None:
+    return max(figures.commutativity.values(), default=None)
+
+
+def _worst_two(figures: Figures) -> str | None:
+    shares = figures.commutativity
+    if not shares:
+        return None
+    wishes = max(shares, key=lambda pair: shares[pair]).split(", ")
+    return " and ".join(head for head, name in _EDITS.values() if any(wish.startswith(name) for wish in wishes))
+
+
+def _moved_by_nothing(figures: Figures) -> float | None:
+    found = [score.composition for score in figures.edits.values() if score.composition is not None]
+    return max(found, default=None)
 
 
 _EDITS = {
@@ -221,17 +269,55 @@ _EDITS = {
 """By name in ``bench.json``: as people write it, and whose edit it is."""
 
 _FACTORS = {"tumour": "tumour_volume", "ventricles": "ventricle_volume", "head size": "head_size", "gain": "brightness"}
+_HEADS = {name: head for head, name in _FACTORS.items()}
+
+_OF_PAIRS = (
+    "Beside it stand block and factor of the seed with the median, and how well the true values of the block's own "
+    "factor alone tell that other factor: what they tell is the cohort's, and no leak of the block."
+)
 
 KINDS = (
     Kind(
         "Edits: relative counterfactual error",
-        "The error after an edit, as a share of the true change; median of up to 20 scans. 0 is perfect, no edit is 1.",
-        tuple(Column(head, _edit(name, lambda e: e.rce), key) for key, (head, name) in _EDITS.items()),
+        "The error after an edit, as a share of the true change; median over scans. 0 is perfect, no edit is 1.",
+        (
+            *(Column(head, _edit(name, lambda e: e.rce), key) for key, (head, name) in _EDITS.items()),
+            Column("scans", lambda f: ", ".join(sorted({str(score.n) for score in f.edits.values()}))),
+        ),
     ),
     Kind(
         "Edits: effect error",
         "By how much the size of the change misses the true one, relative to it, by a ruler that is not the model.",
         tuple(Column(head, _edit(name, lambda e: e.effect_error), key) for key, (head, name) in _EDITS.items()),
+    ),
+    Kind(
+        "Edits: off target",
+        "Where the truth does not change (by less than 2 % of its largest change), medians over scans. In mL: how much "
+        "of the other structure there is too much or too little, which is the absolute error within 9 mm of its mask "
+        "over the contrast of the structure. The other columns: mean absolute error, relative to the mean true change "
+        "where it does change.",
+        (
+            Column("tumour + 15 mL: ventricles, mL", _elsewhere("tumour_volume", "ventricle_volume"), "ventricles, mL"),
+            Column("ventricles × 1.6: tumour, mL", _elsewhere("ventricle_volume", "tumour_volume"), "tumour, mL"),
+            *(Column(head, _edit(name, lambda e: e.off_target), key) for key, (head, name) in _EDITS.items()),
+        ),
+    ),
+    Kind(
+        "Edits: there and back, and in either order",
+        "Back: the edited scan is read afresh and the factor moved back; what is left, relative to the edit, is the "
+        "median over scans. Either order: what lies between the two orders of two edits, relative to both together, is "
+        "the median of up to 6 scans, of the two edits for which it is largest. Nothing asked: the largest voxel "
+        "difference that an edit for nothing makes in any scan. Edits that do nothing are perfect here: it takes the "
+        "error above to tell.",
+        (
+            *(
+                Column(f"back, {head}", _edit(name, lambda e: e.reversibility), f"back, {key}")
+                for key, (head, name) in _EDITS.items()
+            ),
+            Column("either order", _in_two_orders),
+            Column("which two", _worst_two, "either order, which two", beside=_in_two_orders),
+            Column("nothing asked", _moved_by_nothing),
+        ),
     ),
     Kind(
         "Readouts",
@@ -250,20 +336,20 @@ KINDS = (
     Kind(
         "Blocks and their factors",
         "R² of ridge regression or boosted trees, whichever is better, cross-fitted by subject: of a factor from its "
-        "own block, and the worst pair of a factor's block and another factor.",
+        f"own block, and the worst pair of a factor's block and another factor. {_OF_PAIRS}",
         (
             *(Column(head, _owned(name)) for head, name in (*_FACTORS.items(), ("contrast", "contrast"))),
-            Column("worst other", lambda f: _r2(f.leak_between)),
+            *_leak("worst other", lambda f: f.leak_between),
         ),
     ),
     Kind(
         "Leakage between the partitions",
         "The worst pair: R² of ridge regression or boosted trees, whichever is better, cross-fitted by subject, from "
         "any block of one role to any factor of the other (tumour, ventricles, head size; gain, contrast, bias field). "
-        "The site is told from all anatomy blocks together, of codes without blocks from the whole code.",
+        f"{_OF_PAIRS} The site is told from all anatomy blocks together, of codes without blocks from the whole code.",
         (
-            Column("nuisance to anatomy", lambda f: _r2(f.leak_to_anatomy)),
-            Column("anatomy to nuisance", lambda f: _r2(f.leak_to_nuisance)),
+            *_leak("nuisance to anatomy", lambda f: f.leak_to_anatomy),
+            *_leak("anatomy to nuisance", lambda f: f.leak_to_nuisance),
             Column("site told", lambda f: f.site),
             Column("site by chance", lambda f: f.site_chance),
         ),
@@ -284,7 +370,10 @@ KINDS = (
     Kind(
         "Factor maps",
         "Correlation of a factor's map with the true difference that the factor makes, median over scans.",
-        tuple(Column(head, _mapped(_FACTORS[head])) for head in ("tumour", "ventricles")),
+        (
+            *(Column(head, _mapped(_FACTORS[head])) for head in ("tumour", "ventricles")),
+            Column("scans", lambda f: str(f.mapped or "")),
+        ),
     ),
 )
 
