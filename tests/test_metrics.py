@@ -12,13 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
-from sklearn.metrics import roc_auc_score
+from sklearn.feature_selection import mutual_info_classif
+from sklearn.metrics import mutual_info_score, roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch.distributions import Independent, Normal, kl_divergence
 
 from medisent import metrics
 from medisent.errors import UsageError
 from medisent.metrics import compatibility
+from medisent.metrics.neighbours import neighbour_information, shared_information
 from medisent.metrics.panel import COMPATIBLE, HONEST, _block_family
 from medisent.metrics.probes import one_latent_accuracies, ridge, roc_area, svm_accuracies
 from medisent.metrics.samples import Sample, block_order, sample
@@ -304,6 +306,34 @@ def test_the_classifiers_on_one_latent_are_those_of_scikit_learn(levels):
     codes = (codes - codes.mean(axis=0)) / codes.std(axis=0)
     parts = codes[:80], level[:80], codes[80:], level[80:]
     assert one_latent_accuracies(*parts) == pytest.approx(svm_accuracies(*parts), abs=0.026)
+
+
+@pytest.mark.parametrize("kind", ["spread", "tied", "dead", "huge"])
+def test_information_by_neighbours_is_that_of_scikit_learn(kind):
+    rng = np.random.default_rng(0)
+    levels = np.repeat(np.arange(4), (1, 60, 80, 100))  # a level of one row is left out
+    spread = rng.normal(size=len(levels)) + levels
+    code = {"spread": spread, "tied": np.round(spread), "dead": 0 * spread, "huge": 1e12 * spread}[kind]
+    known = mutual_info_classif(code[:, None], levels, discrete_features=False, n_neighbors=10, random_state=3)
+    assert neighbour_information(code, levels, 3) == pytest.approx(known[0], abs=1e-9)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=50))
+def test_shared_information_is_that_of_scikit_learn(pairs):
+    one, other = np.array(pairs).T
+    assert shared_information(one, other) == pytest.approx(mutual_info_score(one, other), abs=1e-12)
+
+
+def test_the_compatible_dci_is_that_of_one_fit_after_the_other():
+    factors = factor_table(24)
+    data, stream = sample(code_table("noisy", factors), factors[:, :2]), np.random.RandomState(0)
+    train, test = compatibility._split(data)
+    parts = [(data.codes[train], f.levels[train], data.codes[test], f.levels[test]) for f in data.factors]
+    fits = [compatibility._importances(*part, stream) for part in parts]
+    table, right = np.stack([found for found, _ in fits], axis=1), [share for _, share in fits]
+    told = compatibility.dci_concentration(table), compatibility.dci_concentration(table.T), float(np.mean(right))
+    assert compatibility.dci_scores(data, np.random.default_rng(0)) == told
 
 
 # Blocks ---------------------------------------------------------------------------------------------------------------
