@@ -20,8 +20,6 @@ from medisent.words import listed, metric, words
 FEWEST_SUBJECTS = 5
 """Below this number of subjects held-out folds say nothing."""
 
-_MOST_FOR_BLOCKS = 1000
-_MOST_FOR_INTERVALS = 2000
 _WORTH_EXPLAINING = 0.05
 
 
@@ -89,9 +87,7 @@ def separation_of(
     floor = _finite(leakage_floor(codes, blocks, labels, groups=subjects, seed=seed))
     by_labels = _by_labels(leaks, labels, subjects, seed)
     tell()
-    few, fewer = (len(codes) <= most for most in (_MOST_FOR_INTERVALS, _MOST_FOR_BLOCKS))
-    scores = panel(codes, labels, groups=subjects, seed=seed, intervals=few, blocks=blocks if fewer else None)
-    notes += () if fewer else (f"Above {_MOST_FOR_BLOCKS} scans the metrics with blocks are left out: they take long.",)
+    scores = panel(codes, labels, groups=subjects, seed=seed, blocks=blocks)
     tell()
     finite = {name: score for name, score in scores.items() if all(map(math.isfinite, vars(score).values()))}
     left = sorted(set(scores) - set(finite))
