@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from medisent.calibration import calibrate
 from medisent.checkpoints import Trained, build_model, study_factors
 from medisent.cohorts import load_cohort, read_cohort
-from medisent.config import NetworkSettings, Study, load_study
+from medisent.config import NetworkSettings, Study, Supervision, load_study
 from medisent.errors import CohortError, UsageError
 from medisent.evaluation import Evaluation, evaluate
 from medisent.evaluation.attributions import integrated_gradients, occlusion
+from medisent.evaluation.clamped import FEWEST_GROUPS, clamped_scores
 from medisent.evaluation.edits import Crowd, edit_scores, median_interval
 from medisent.evaluation.images import brighter, steeper
 from medisent.evaluation.making import in_both_orders, make, trio_of
@@ -522,3 +523,41 @@ def test_a_notebook_shows_the_page_apart_from_its_own(evaluation):
 def test_the_study_in_a_model_says_where_its_cohort_is(trained: Trained, table: Path):
     study: Study = trained.study
     assert study.cohort.table == table.resolve()
+
+
+# Groups in which one factor alone varies
+
+
+def clamped_codes(groups: int, own: bool) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """Three factors, each varying alone in so many groups of three scans; codes that obey one factor each, or none."""
+    rng = np.random.default_rng(0)
+    codes = np.repeat(rng.normal(size=(3 * groups, 4)), 3, axis=0) + 0.05 * rng.normal(size=(9 * groups, 4))
+    factor = np.repeat(np.arange(3), 3 * groups)
+    latent = factor if own else np.repeat(rng.integers(0, 4, 3 * groups), 3)
+    codes[np.arange(len(codes)), latent] += rng.normal(size=len(codes))
+    names = np.repeat([f"group {index}" for index in range(3 * groups)], 3)
+    return codes, {f"factor {index}": list(np.where(factor == index, names, "")) for index in range(3)}
+
+
+def test_a_factor_that_varies_alone_is_told_from_codes_that_obey_one_factor_each():
+    found = clamped_scores(*clamped_codes(20, own=True), 0)
+    assert {name: score.value > 0.9 for name, score in found.items()} == {"beta_vae": True, "factor_vae": True}
+    lost = clamped_scores(*clamped_codes(20, own=False), 0)
+    assert all(score.value < 0.7 and score.low < score.floor + 0.2 for score in lost.values())
+
+
+def test_few_groups_or_one_factor_alone_tell_nothing():
+    codes, varying = clamped_codes(FEWEST_GROUPS - 1, own=True)
+    assert clamped_scores(codes, varying, 0) == {}
+    codes, varying = clamped_codes(FEWEST_GROUPS, own=True)
+    assert clamped_scores(codes, {"factor 0": varying["factor 0"]}, 0) == {}
+    assert clamped_scores(codes, {}, 0) == {}
+
+
+def test_groups_of_clamped_supervision_come_with_the_scans_where_the_table_has_them(table, trained):
+    entries = tuple(Supervision(kind="clamp", by=by, vary=("brightness",)) for by in ("subject", "absent"))
+    shared = Supervision(kind="clamp", by="subject", share=("anatomy",))
+    for supervision, varying in (((shared,), []), (entries[1:], []), (entries[:1], ["brightness"])):
+        material = gathered(replace(trained.study, supervision=supervision), table, "test", Silence())
+        assert list(material.varying) == varying
+        assert all(list(groups) == material.subjects for groups in material.varying.values())

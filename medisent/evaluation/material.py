@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +53,14 @@ class Material:
         batch: The scans on the model's grid; NaN is an unknown label.
         truths: Their true counterfactuals.
         notes: What had to be left out, in sentences.
+        varying: For each factor that alone varies in groups of scans, the group of each scan; empty is none.
     """
 
     cohort: Cohort
     batch: Batch
     truths: tuple[Truth, ...]
     notes: tuple[str, ...]
+    varying: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def subjects(self) -> list[str]:
@@ -98,14 +100,27 @@ def gathered(study: Study, table: Path | None, split: str, progress: Progress) -
     path = _found(study, table)
     columns = read_table(path)
     factors = tuple(_as_far_as_known(factor, columns) for factor in study_factors(study))
-    cohort, notes = _rows(study, path, columns, factors, split)
+    clamps = _clamps(study, factors, columns)
+    cohort, notes = _rows(study, path, columns, factors, list(clamps.values()), split)
     progress.stage("reading scans", len(cohort))
     masks = [factor.name for factor in factors if factor.mask]
     loader = loading(study.grid, masks, air=study.scanner.air)
     voxel_ml = study.grid.spacing_mm**3 / 1000
     store = usual_store(study.grid, study.scanner.air)
     batch = load_cohort(cohort, loader, voxel_ml, lambda done, total: progress.advance(1), store)
-    return Material(cohort, batch, _truths(path, cohort), notes)
+    varying = {name: tuple(row.groups[i] for row in cohort.rows) for i, name in enumerate(clamps)}
+    return Material(cohort, batch, _truths(path, cohort), notes, varying)
+
+
+def _clamps(study: Study, factors: Sequence[Factor], table: pd.DataFrame) -> dict[str, str]:
+    """For each factor that a clamped [[supervision]] lets vary alone, the column that names the groups."""
+    names = {*(factor.name for factor in factors), *study.scanner.factors}
+    return {
+        entry.vary[0]: entry.by
+        for entry in study.supervision
+        if entry.kind == "clamp" and entry.vary and len(entry.vary) == 1 and entry.vary[0] in names
+        if entry.by in table.columns
+    }
 
 
 def _found(study: Study, table: Path | None) -> Path:
@@ -128,7 +143,7 @@ def _as_far_as_known(factor: Factor, table: pd.DataFrame) -> Factor:
 
 
 def _rows(
-    study: Study, path: Path, table: pd.DataFrame, factors: Sequence[Factor], split: str
+    study: Study, path: Path, table: pd.DataFrame, factors: Sequence[Factor], groups: Sequence[str], split: str
 ) -> tuple[Cohort, tuple[str, ...]]:
     settings = study.cohort
     missing_split = settings.split is not None and settings.split not in table.columns
@@ -138,6 +153,7 @@ def _rows(
         scan=settings.scan,
         subject=settings.subject,
         split=None if missing_split else settings.split,
+        groups=groups,
         seed=study.training.seed,
     )
     if missing_split:

@@ -15,7 +15,7 @@ from medisent.evaluation.images import reconstruction_of, robustness_of
 from medisent.evaluation.making import make, trio_of
 from medisent.evaluation.material import Material, gathered
 from medisent.evaluation.pictures import scatter, triple
-from medisent.evaluation.separation import readout_of, separation_of
+from medisent.evaluation.separation import Separation, readout_of, separation_of
 from medisent.formats import read
 from medisent.progress import Progress, Silence
 from medisent.readings import abducted, ranges, read_batch
@@ -52,6 +52,10 @@ _OF_MAPS = (
 _OF_LEAKAGE = (
     "Leakage: R² on held-out subjects of the better of a ridge regression and boosted trees, in five folds. It is "
     "below 0 where the mean of the other folds predicts better, as it does where there is nothing to tell."
+)
+_OF_CLAMPED = (
+    "beta-VAE and FactorVAE score: from groups of scans in which one factor alone varies, how often that factor is "
+    "told. As published, they tell a factor that is held fixed. Half of the groups teach, the others are judged."
 )
 _OF_ROBUSTNESS = (
     "Robustness: by what share the anatomy readouts move (median) when a formula changes the voxels' brightness."
@@ -112,7 +116,7 @@ def evaluate(
         reconstruction=reconstruction_of(network, found),
         robustness=robustness,
         notes=(*material.notes, *_notes(trained, material, edits.scores), *edits.notes, *separation.notes),
-        definitions=_definitions(bool(edits.scores), bool(maps), bool(separation.leakage)),
+        definitions=_definitions(bool(edits.scores), bool(maps), separation),
         pictures=(
             *([("Estimates against the truth; lines are 90 % intervals.", scatter(read_out))] if read_out else []),
             *_pictures(trained, material, edits.typical),
@@ -142,12 +146,13 @@ def _notes(trained: Trained, material: Material, edits: Mapping[str, EditScore])
     return notes
 
 
-def _definitions(evaluated: bool, mapped: bool, separated: bool) -> tuple[str, ...]:
+def _definitions(evaluated: bool, mapped: bool, separation: Separation) -> tuple[str, ...]:
     """How what was measured was measured."""
     return (
         *(_OF_EDITS if evaluated else ()),
         *([_OF_MAPS] if mapped else []),
-        *([_OF_LEAKAGE] if separated else []),
+        *([_OF_LEAKAGE] if separation.leakage else []),
+        *([_OF_CLAMPED] if "factor_vae" in separation.panel else []),
         _OF_ROBUSTNESS,
     )
 

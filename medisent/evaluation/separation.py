@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
+from medisent.evaluation.clamped import clamped_scores
 from medisent.evaluation.findings import Readout
 from medisent.evaluation.material import Material
 from medisent.factors import Circular, Factor, Nominal, Partition
@@ -88,6 +89,7 @@ def separation_of(
     by_labels = _by_labels(leaks, labels, subjects, seed)
     tell()
     scores = panel(codes, labels, groups=subjects, seed=seed, blocks=blocks)
+    scores |= clamped_scores(codes, material.varying, seed)
     tell()
     finite = {name: score for name, score in scores.items() if all(map(math.isfinite, vars(score).values()))}
     left = sorted(set(scores) - set(finite))

@@ -63,14 +63,15 @@ def _nearer(code: Float[np.ndarray, " n"], radius: Float[np.ndarray, " n"]) -> I
     """How many numbers lie nearer to each than its radius, itself among them."""
     below, above = np.sort(code), np.sort(-code)
     least = np.nextafter(radius, 0)
-    return len(code) - _further(below, code, least) - _further(above, -code, least)
+    near: np.ndarray = len(code) - _further(below, code, least) - _further(above, -code, least)
+    return near
 
 
 def _further(
     ordered: Float[np.ndarray, " n"], code: Float[np.ndarray, " n"], radius: Float[np.ndarray, " n"]
 ) -> Int[np.ndarray, " n"]:
     """How many of the ordered numbers lie below each by more than its radius."""
-    count = np.minimum(np.searchsorted(ordered, code - radius), len(code) - 1)
+    count: np.ndarray = np.minimum(np.searchsorted(ordered, code - radius), len(code) - 1)
     while True:  # the difference itself decides, since code - radius was rounded
         back = (count > 0) & (code - ordered[np.maximum(count - 1, 0)] <= radius)
         on = code - ordered[count] > radius

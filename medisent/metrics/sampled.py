@@ -79,6 +79,7 @@ def factor_vae(
     num_train: int | None = None,
     *,
     threshold: float = 0.05,
+    varied: bool = False,
     seed: int = 0,
 ) -> Score:
     """The FactorVAE score: how often the latent of least variance names the factor that a batch held fixed.
@@ -93,6 +94,8 @@ def factor_vae(
         global_variances: Variance of every latent over all scans.
         num_train: How many batches vote; two thirds if not given.
         threshold: Latents of a smaller overall standard deviation are dead and have no say.
+        varied: Whether ``factor_index`` is the factor that alone varied in the batch, so that the latent of most
+            variance names it. That is the published score turned round.
         seed: Of the floor's permutation.
 
     Pitfalls: saturates: a rotated code scores 0.934. Needs batches with one factor fixed, which a cohort seldom has.
@@ -112,10 +115,11 @@ def factor_vae(
     active = np.sqrt(global_variances) >= threshold
     if not active.any():
         return Score(0.0, 0.0, 0.0, 0.0, 1.0)
-    least = np.argmin(local_variances[:, active] / global_variances[active], axis=1)
-    value = _majority(factor_index, least, votes)
+    ratio = local_variances[:, active] / global_variances[active]
+    named = np.argmax(ratio, axis=1) if varied else np.argmin(ratio, axis=1)
+    value = _majority(factor_index, named, votes)
     rng = np.random.default_rng(seed)
-    floor = float(np.mean([_majority(rng.permutation(factor_index), least, votes) for _ in range(FLOORS)]))
+    floor = float(np.mean([_majority(rng.permutation(factor_index), named, votes) for _ in range(FLOORS)]))
     return Score(value, *_wilson(value, len(factor_index) - votes), floor, 1.0)
 
 

@@ -58,8 +58,8 @@ METRICS = {
     "explicitness": "a linear classifier finds the factor",
     "irs": "a latent stays put when other factors move",
     "gaussian_tc": "dependence between latents, in nats; lower is better",
-    "beta_vae": "the factor that two scans share can be told from their codes",
-    "factor_vae": "the factor that scans share is their steadiest latent",
+    "beta_vae": "which factor alone varies can be told from pairs of codes",
+    "factor_vae": "the factor that alone varies is the latent that moves most",
     "unfairness": "predictions differ between groups; lower is better",
 }
 
