@@ -21,7 +21,7 @@ from medisent import metrics
 from medisent.errors import UsageError
 from medisent.metrics import compatibility
 from medisent.metrics.neighbours import neighbour_information, shared_information
-from medisent.metrics.panel import COMPATIBLE, HONEST, _block_family
+from medisent.metrics.panel import COMPATIBLE, HONEST, block_family
 from medisent.metrics.probes import one_latent_accuracies, ridge, roc_area, svm_accuracies
 from medisent.metrics.samples import Sample, block_order, sample
 from medisent.metrics.scores import Family, scores
@@ -156,7 +156,7 @@ def test_two_latents_for_one_factor_have_no_gap_but_their_block_has():
 
 def test_scores_with_blocks_have_an_interval_around_the_value_that_is_there_without_one():
     factors = factor_table(60, continuous=True)[:, :2]
-    family = _block_family({"a": [0, 3], "b": [1, 4]})
+    family = block_family({"a": [0, 3], "b": [1, 4]})
     data = sample(code_table("noisy", factor_table(60, continuous=True)), factors)
     bare, found = (scores(family, data, 0, intervals) for intervals in (False, True))
     for name, score in found.items():
@@ -169,7 +169,7 @@ def test_scores_with_blocks_have_an_interval_around_the_value_that_is_there_with
 def test_no_score_with_blocks_stops_or_says_nan_on_strange_codes(kind):
     factors = factor_table(30)
     codes = code_table(kind, factors)
-    family = _block_family({"first": [0], "all": list(range(codes.shape[1]))})
+    family = block_family({"first": [0], "all": list(range(codes.shape[1]))})
     assert finite(scores(family, sample(codes, factors), 0, True))
 
 

@@ -65,7 +65,7 @@ def panel(
     families = COMPATIBLE if compatibility else HONEST
     if blocks:
         checked_blocks(blocks, data.codes.shape[1])
-        families = (*families, _block_family(blocks))
+        families = (*families, block_family(blocks))
     found: dict[str, Score] = {}
     for family in families:
         found.update(scores(family, data, seed, intervals))
@@ -99,7 +99,8 @@ def _with_test_rows(groups: Shaped[np.ndarray, " subjects"], test: np.ndarray) -
     return index
 
 
-def _block_family(blocks: Mapping[str, Sequence[int]]) -> Family:
+def block_family(blocks: Mapping[str, Sequence[int]]) -> Family:
+    """The metrics with these blocks in the place of latents."""
     columns = tuple(tuple(int(column) for column in block) for block in blocks.values())
     names = ("block_dci_disentanglement", "block_dci_completeness", "block_infom", "block_infoc", "block_mig")
     return Family(
