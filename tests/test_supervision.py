@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,15 +16,18 @@ from torch.distributions import Normal
 from medisent.augmentation import changed, jittered
 from medisent.batches import Batch
 from medisent.checkpoints import build_model
-from medisent.config import Supervision
+from medisent.config import CohortSettings, Study, Supervision
 from medisent.errors import StudyError
+from medisent.grids import Grid
 from medisent.objectives import TERMS
 from medisent.posterior import PartitionedNormal
+from medisent.progress import Silence
 from medisent.supervision import COPIES, Entry, Sampler, Tie
 from medisent.training import Loop, entries_of, train, weights_of
-from medisent.training.splits import doubts
+from medisent.training.splits import doubts, read_splits
 
 NAN = float("nan")
+DATA = Path(os.environ.get("MEDISENT_TEST_DATA", "/nonexistent"))
 
 
 def scans(*groups: list[int], order: list[float] | None = None) -> Batch:
@@ -470,6 +475,29 @@ def test_repeats_of_a_clamped_scan_differ_in_what_varies_and_show_one_patient_in
     assert len(set(change.scanner.log_gain.tolist())) == 1
     assert len(set(change.scanner.log_gamma.tolist())) == COPIES
     assert (change.changed.scan[1:] - change.changed.scan[0]).flatten(1).abs().mean(1).min() > 0.01
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA.is_dir(), reason="MEDISENT_TEST_DATA names no folder")
+def test_real_scans_without_any_label_are_clamped_by_changing_their_scanner(study, tmp_path):
+    scans = sorted((DATA / "hippocampus" / "images").iterdir())[:4]
+    (tmp_path / "cohort.tsv").write_text("scan\tsplit\n" + "".join(f"{scan}\ttrain\n" for scan in scans))
+    real = Study(
+        cohort=CohortSettings(table=tmp_path / "cohort.tsv", split="split"),
+        grid=Grid(3.0, (16, 20, 16)),
+        supervision=(WEAK["scan"],),
+        training=study.training,
+        network=study.network,
+    )
+    shown = read_splits(real, Silence()).shown
+    network = build_model(real)
+    network.fit(shown)
+    loop = Loop(real, network, shown, tmp_path)
+    assert doubts(real) == ()
+    assert [bool(loop.take_step()["invariance"] > 0) for _ in range(4)] == [False, True] * 2
+    loop.next_batch()
+    looks = loop.next_batch()[0].changed.scan
+    assert ((looks[1:] - looks[0]).abs().flatten(1).mean(1) > 0.02).all()
 
 
 def test_what_teaches_nothing_is_told_before_training(study, cohort_table):
