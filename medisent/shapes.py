@@ -21,7 +21,7 @@ _LEAST = 1 / 8
 # How the mask's surface gives way to the image: in at most so many steps, until none is larger than this (voxels).
 _STEPS, _STILL = 6, 0.02
 # The image speaks for a surface within this of a place (standard deviation of a Gaussian, voxels).
-_NEAR = 0.7
+NEAR = 0.7
 # Variance of what the profile misses of the image (scale of a scan: 1) over that of the mask's error (voxels).
 _DOUBT = 0.003
 
@@ -145,7 +145,7 @@ class Profile:
         return cls(outline, around, depths, levels.clip(min=0))
 
     @classmethod
-    def settled(cls, image: Float[np.ndarray, "x y z"], outline: Outline) -> Profile:
+    def settled(cls, image: Float[np.ndarray, "x y z"], outline: Outline, near: float = NEAR) -> Profile:
         """The profile and the surface that explain the image best together, the surface near where the mask has it.
 
         Gauss-Newton steps for a surface displaced by ``d`` along its normals: least squares of what the rendered
@@ -156,8 +156,8 @@ class Profile:
         for _ in range(_STEPS):
             missed = image - profile.rendered(0.0)
             slope = 2 * (profile.rendered(0.25) - profile.rendered(-0.25))
-            pull = gaussian_filter(slope * missed, _NEAR) - _DOUBT * displaced
-            step = np.clip(pull / (gaussian_filter(slope**2, _NEAR) + _DOUBT), -0.5, 0.5)
+            pull = gaussian_filter(slope * missed, near) - _DOUBT * displaced
+            step = np.clip(pull / (gaussian_filter(slope**2, near) + _DOUBT), -0.5, 0.5)
             moved = profile.outline.moved(step)
             if moved.empty:
                 break
@@ -206,14 +206,23 @@ class Structure:
         voxel_ml: float,
         margin: int,
         fine: int = FINE,
+        near: float = NEAR,
     ) -> Structure:
-        """The structure with room to grow by so many voxels; the surface is known on sub-voxels.
+        """The structure as its mask and the image have it.
+
+        Arguments:
+            image: What the structure is in.
+            mask: Its soft mask.
+            voxel_ml: Volume of a voxel in mL.
+            margin: Voxels around the mask into which it may grow.
+            fine: Sub-voxels along each edge of a voxel, on which the surface is known.
+            near: How far, in voxels, the image around a place speaks for the surface there.
 
         Raises:
             ValueError: The mask is empty.
         """
         box = _box(mask, margin)
-        return cls(mask, box, Profile.settled(image[box], Outline.of(mask[box], voxel_ml, fine)))
+        return cls(mask, box, Profile.settled(image[box], Outline.of(mask[box], voxel_ml, fine), near))
 
     def regrown(self, change_ml: float) -> Regrowth:
         """The image and the mask when the structure changes its volume by so many mL."""
