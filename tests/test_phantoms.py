@@ -449,9 +449,31 @@ def test_a_pair_differs_in_one_or_two_factors(repeats):
     assert {len(differing(visits)) for visits in pairs} == {1, 2}
 
 
+def test_people_alike_have_the_five_factors_in_common_and_differ_in_all_else():
+    plan = Plan(30, 4, clamped=1, clamped_size=3, alike=4)
+    before, visits = sample(plan), with_repeats(sample(plan), plan)
+    groups: dict[int, list] = {}
+    for visit in visits:
+        if visit.clamp == "rest":
+            groups.setdefault(visit.group, []).append(visit)
+    assert len(groups) == 4
+    for first, group in groups.items():
+        assert len(group) == len({visit.subject for visit in group}) == 3
+        assert first in {visit.subject for visit in group}
+        assert differing(group) == set()
+        assert len({visit.anatomy.seed for visit in group}) == len({visit.acquisition.bias for visit in group}) == 3
+        assert {visit.split for visit in group} == {"train"}
+    same = {visit.subject for visit in visits if visit in before}
+    others = {visit.subject for visit in visits if not visit.clamp}
+    assert others <= same
+
+
 def test_clamped_groups_and_pairs_are_named_in_columns_of_their_own_and_only_where_asked_for(tmp_path):
     arguments = {"spacing_mm": 16.0, "shape": (12, 12, 12)}
-    rows = table(write_cohort(tmp_path / "a", subjects=10, clamped=1, clamped_size=2, pairs=1, **arguments))
+    rows = table(write_cohort(tmp_path / "a", subjects=10, clamped=1, clamped_size=2, pairs=1, alike=0, **arguments))
+    assert "clamp_rest" not in rows
+    alike = table(write_cohort(tmp_path / "c", subjects=10, clamped_size=3, alike=2, **arguments))
+    assert sorted(alike["clamp_rest"].value_counts()) == [3, 3]
     for name in VARIED:
         group = rows[rows[f"clamp_{name}"].notna()]
         assert len(group) == 2

@@ -21,7 +21,7 @@ RECIPES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 def table(tmp_path_factory):
     """The table of eighteen tiny heads with all that weak supervision takes."""
     out = tmp_path_factory.mktemp("recipes")
-    repeats = {"travelling": 2, "clamped": 1, "clamped_size": 2, "pairs": 2}
+    repeats = {"travelling": 2, "clamped": 1, "clamped_size": 2, "pairs": 2, "alike": 1}
     return write_cohort(out, subjects=18, seed=3, spacing_mm=12.0, shape=(16, 16, 16), **repeats)
 
 

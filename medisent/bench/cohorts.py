@@ -29,7 +29,8 @@ class Rendering:
         share: How many heads, relative to what the benchmark was asked for.
         confound: Correlation of log tumour volume and log gain.
         travelling: Share of the heads that every scanner sees.
-        clamped: Share of the heads that are clamped groups of each factor.
+        clamped: How many clamped groups of four each factor has, and how many groups of four people are alike in all of
+            them, relative to the heads.
         pairs: Share of the heads that are pairs.
         foreign: Whether its scanners are of a family that the model cannot express.
         judged: Whether every head is for testing, with true counterfactuals.
@@ -52,7 +53,7 @@ RENDERINGS = {
     "opposite": Rendering(seed=103, share=0.25, confound=-0.8, judged=True),
     "travelling": Rendering(seed=104, share=0.5, travelling=0.25),
     "foreign": Rendering(seed=105, share=0.5, foreign=True),
-    "clamped": Rendering(seed=106, share=0.3, clamped=0.1),
+    "clamped": Rendering(seed=106, clamped=0.06),
     "pairs": Rendering(seed=107, share=0.5, pairs=0.4),
 }
 
@@ -108,6 +109,8 @@ class Cohorts:
             confound=plan.confound,
             travelling=round(count * plan.travelling),
             clamped=round(count * plan.clamped),
+            clamped_size=4,
+            alike=round(count * plan.clamped),
             pairs=round(count * plan.pairs),
             foreign=plan.foreign,
             counterfactuals=plan.judged or plan.foreign,

@@ -370,7 +370,12 @@ ROWS: tuple[Row, ...] = (
         "No labels; pairs that differ in one or two factors.",
         Training("ada_gvae", cohort="pairs"),
     ),
-    Row("dc_ign", "DC-IGN", "No labels; groups in which one factor varies.", Training("dc_ign", cohort="clamped")),
+    Row(
+        "dc_ign",
+        "DC-IGN",
+        "No labels; groups in which one factor varies.",
+        Training("dc_ign", share=2.0, cohort="clamped"),
+    ),
     _plain("beta_tcvae", "beta-TCVAE", "No labels."),
     _plain("factor_vae", "FactorVAE", "No labels."),
     _plain("dip_vae", "DIP-VAE-II", "No labels."),

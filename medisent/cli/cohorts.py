@@ -61,6 +61,10 @@ def phantom(
     pairs: Annotated[
         int, typer.Option("--pairs", min=0, metavar="N", help="Pairs of heads that differ in one or two factors.")
     ] = 0,
+    alike: Annotated[
+        int,
+        typer.Option("--alike", min=0, metavar="N", help="Groups of different heads that agree in all five factors."),
+    ] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -91,6 +95,7 @@ def phantom(
             clamped=clamped,
             clamped_size=clamped_size,
             pairs=pairs,
+            alike=alike,
             progress=progress,
         )
     output.result(

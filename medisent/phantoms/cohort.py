@@ -16,7 +16,7 @@ from medisent.formats import write
 from medisent.phantoms.acquisition import Acquisition, bias_strength, expose, noisy, tones_of
 from medisent.phantoms.dicom import write_series
 from medisent.phantoms.heads import Masks, Stage, set_stage
-from medisent.phantoms.repeats import with_repeats
+from medisent.phantoms.repeats import REST, with_repeats
 from medisent.phantoms.sampling import FACTORS, Plan, Visit, sample
 from medisent.progress import Progress, Silence
 from medisent.version import versions
@@ -138,6 +138,7 @@ def write_cohort(
     clamped: int = 0,
     clamped_size: int = 8,
     pairs: int = 0,
+    alike: int = 0,
     progress: Progress | None = None,
 ) -> Path:
     """Render a cohort into a folder; returns the path of its table, ``cohort.tsv``.
@@ -164,6 +165,8 @@ def write_cohort(
         clamped_size: Scans of each of them.
         pairs: How many people for training are scanned twice, one or two of these factors different, in column
             ``pair``; the table does not say which.
+        alike: How many groups of ``clamped_size`` people for training have all five factors in common and differ in
+            everything else, in column ``clamp_rest``.
         progress: Who is told how far it is.
 
     Raises:
@@ -173,10 +176,22 @@ def write_cohort(
     if not 0 <= missing <= 1:
         raise UsageError(f"A share of {missing:g} missing labels was asked for. Choose one between 0 and 1.")
     plan = Plan(
-        subjects, seed, spacing_mm, shape, confound, travelling, longitudinal, foreign, clamped, clamped_size, pairs
+        subjects,
+        seed,
+        spacing_mm,
+        shape,
+        confound,
+        travelling,
+        longitudinal,
+        foreign,
+        clamped,
+        clamped_size,
+        pairs,
+        alike,
     )
     visits = with_repeats(sample(plan), plan)
-    columns = [*COLUMNS, *((f"clamp_{name}" for name in FACTORS) if clamped else ()), *(("pair",) if pairs else ())]
+    clamps = [*(FACTORS if clamped else ()), *((REST,) if alike else ())]
+    columns = [*COLUMNS, *(f"clamp_{name}" for name in clamps), *(("pair",) if pairs else ())]
     progress = progress or Silence()
     progress.stage("rendering heads", len(visits))
     rows: list[dict[str, str]] = []
@@ -235,7 +250,10 @@ def _write_visit(folder: Path, truth: Truth, dicom: bool) -> dict[str, str]:
         "split": visit.split,
         **{name: f"{number:.7g}" for name, number in numbers.items()},
         **{f"{name}_mask": path for name, path in paths.items()},
-        **{f"clamp_{name}": f"sub-{visit.subject:04d}" if visit.clamp == name else "" for name in FACTORS},
+        **{
+            f"clamp_{name}": f"sub-{visit.group or visit.subject:04d}" if visit.clamp == name else ""
+            for name in (*FACTORS, REST)
+        },
         "pair": f"sub-{visit.subject:04d}" if visit.paired else "",
     }
 
@@ -363,7 +381,7 @@ A rendered cohort. Every scan in this folder is synthetic: there is no patient b
 Scanner: {law}, blurred, plus Rician noise.
 Confounding (correlation of log tumour volume and log gain): {plan.confound:g}. Labels left out: {missing}.
 Subjects at every site: {plan.travelling}. Subjects who come back: {plan.longitudinal}.
-Clamped groups of each factor: {plan.clamped}. Pairs: {plan.pairs}.
+Clamped groups of each factor: {plan.clamped}. Pairs: {plan.pairs}. Groups of people alike: {plan.alike}.
 
 cohort.tsv           one row a scan; an empty cell is unknown
   head_size_mm       mean radius of the cranium
@@ -376,6 +394,7 @@ cohort.tsv           one row a scan; an empty cell is unknown
   blur_mm            full width at half maximum of the point spread
   noise              standard deviation of the noise, relative to the gain
   clamp_...          scans of one name differ in this factor (and noise) alone, where clamped groups were asked for
+  clamp_rest         heads of one name agree in these five factors and differ in all else, where such were asked for
   pair               scans of one name differ in one or two of these factors, where pairs were asked for
   ..._mask           the fraction of each voxel; its sum times the voxel's volume is the volume in the table
 counterfactuals.tsv  the true counterfactual of each edit, where it was asked for: the same person, the same noise

@@ -1,4 +1,4 @@
-"""People who are rendered again to show what varies: clamped groups, in which one factor does, and pairs."""
+"""People who are rendered to show what varies: clamped groups, in which one factor does or none, and pairs."""
 
 from __future__ import annotations
 
@@ -13,30 +13,52 @@ from medisent.errors import UsageError
 from medisent.phantoms.heads import head_frame
 from medisent.phantoms.sampling import FACTORS, GAIN_SPREAD, GAMMA_SPREAD, Plan, Visit, place_tumour
 
+REST = "rest"
+"""What varies where none of the factors does."""
+
 _BODY = ("tumour", "ventricles", "head_size")
 
 
 def with_repeats(visits: Sequence[Visit], plan: Plan) -> tuple[Visit, ...]:
-    """The visits, those of some people for training replaced by the plan's clamped groups and pairs.
+    """The visits, those of some people for training replaced by the plan's clamped groups, pairs and people alike.
 
     Raises:
         UsageError: There are too few such people.
     """
     free = [visit.subject for visit in visits if visit.split == "train" and visit.of == 1]
     shown = [factor for factor in FACTORS for _ in range(plan.clamped)] + [""] * plan.pairs
-    if len(free) < len(shown):
+    crowd = plan.alike * plan.clamped_size
+    if len(free) < len(shown) + crowd:
         raise UsageError(
-            f"{plan.clamped} clamped groups for each of {len(FACTORS)} factors and {plan.pairs} pairs take "
-            f"{len(shown)} people for training who neither travel nor return, but there are {len(free)}. "
-            "Ask for fewer, or for more --subjects."
+            f"{plan.clamped} clamped groups for each of {len(FACTORS)} factors, {plan.pairs} pairs and {plan.alike} "
+            f"groups of {plan.clamped_size} people alike take {len(shown) + crowd} people for training who neither "
+            f"travel nor return, but there are {len(free)}. Ask for fewer, or for more --subjects."
         )
-    chosen = np.random.default_rng([plan.seed, 11]).permutation(free)[: len(shown)]
-    factor_of = dict(zip(chosen.tolist(), shown, strict=True))
+    chosen = np.random.default_rng([plan.seed, 11]).permutation(free).tolist()
+    factor_of = dict(zip(chosen, shown, strict=False))
+    others = chosen[len(shown) : len(shown) + crowd]
+    first_of = {person: others[index - index % plan.clamped_size] for index, person in enumerate(others)}
+    visit_of = {visit.subject: visit for visit in visits}
     found: list[Visit] = []
     for visit in visits:
-        factor = factor_of.get(visit.subject)
-        found += [visit] if factor is None else repeated(visit, factor, plan)
+        factor, first = factor_of.get(visit.subject), first_of.get(visit.subject)
+        if first is not None:
+            found.append(alike(visit, visit_of[first], plan))
+        else:
+            found += [visit] if factor is None else repeated(visit, factor, plan)
     return tuple(found)
+
+
+def alike(visit: Visit, first: Visit, plan: Plan) -> Visit:
+    """The visit of somebody with the five factors of the first of a group; all else stays, but for a tumour's place."""
+    rng = np.random.default_rng([plan.seed, 13, visit.subject])
+    there = first.anatomy
+    person = replace(
+        visit.anatomy, tumour_ml=there.tumour_ml, ventricle_ml=there.ventricle_ml, head_size=there.head_size
+    )
+    setting = replace(visit.acquisition, gain=first.acquisition.gain, gamma=first.acquisition.gamma)
+    placed = place_tumour(person, 0.0, rng)
+    return replace(visit, anatomy=placed, acquisition=setting, clamp=REST, group=first.subject)
 
 
 def repeated(first: Visit, factor: str, plan: Plan) -> list[Visit]:

@@ -42,6 +42,7 @@ class Plan:
         clamped: For each of five factors, how many people for training are scanned again while nothing else varies.
         clamped_size: Scans of each of them.
         pairs: How many people for training are scanned twice, one or two of the five factors different.
+        alike: How many groups, as large as the clamped ones, of people for training have all five factors in common.
     """
 
     subjects: int = 240
@@ -55,6 +56,7 @@ class Plan:
     clamped: int = 0
     clamped_size: int = 8
     pairs: int = 0
+    alike: int = 0
 
     def check(self) -> None:
         """Refuse what cannot be rendered.
@@ -69,9 +71,10 @@ class Plan:
                 f"{self.travelling} travelling and {self.longitudinal} longitudinal subjects were asked for, "
                 f"but the cohort has {self.subjects}. Ask for fewer, or for more --subjects."
             )
-        if self.clamped < 0 or self.clamped_size < 2 or self.pairs < 0:
+        if min(self.clamped, self.pairs, self.alike) < 0 or self.clamped_size < 2:
             raise UsageError(
-                f"{self.clamped} clamped groups of {self.clamped_size} scans and {self.pairs} pairs were asked for, "
+                f"{self.clamped} clamped groups of {self.clamped_size} scans, {self.pairs} pairs and {self.alike} "
+                "groups of people alike were asked for, "
                 "but a group has at least two scans."
             )
         if not -1 <= self.confound <= 1:
@@ -113,7 +116,9 @@ class Visit:
         split: ``train``, ``validation`` or ``test``; the same for all visits of a person.
         anatomy: The person on that day.
         acquisition: The scanner's settings on that day.
-        clamp: The factor in which alone the person's visits differ, if they were made for that.
+        clamp: The factor in which alone the person's visits differ, if they were made for that; ``rest`` is all but the
+            five factors, in which the people of a group differ.
+        group: Number of the first person of such a group, else 0.
         paired: Whether they differ in one or two factors.
     """
 
@@ -126,6 +131,7 @@ class Visit:
     acquisition: Acquisition
     clamp: str = ""
     paired: bool = False
+    group: int = 0
 
 
 @dataclass(frozen=True)
