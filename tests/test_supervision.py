@@ -291,6 +291,17 @@ def test_batches_of_named_factors_leave_the_rest_of_the_nuisance_to_the_whole_ba
     assert not torch.allclose(person, person[:1].expand_as(person))
 
 
+def test_what_is_said_to_vary_varies_the_rests_too(study, trained, paired):
+    network, rests = trained.network, ("anatomy_rest", "nuisance_rest")
+    said = Supervision(kind="clamp", by="subject", vary=rests)
+    (entry,) = entries_of(replace(study, supervision=(said,)), network)
+    change = changed(paired[torch.arange(4)], network, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        draw = network(change, Tie(entry, paired.group[:4, 0], paired.order[:4, 0]))
+    assert all(torch.equal(draw.q[name].loc, draw.encoded[name].loc) for name in rests)
+    assert not torch.equal(draw.q["head_size"].loc, draw.encoded["head_size"].loc)
+
+
 # In a study
 
 

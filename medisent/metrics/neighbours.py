@@ -21,7 +21,8 @@ def shared_information(one: Int[np.ndarray, " n"], other: Int[np.ndarray, " n"])
 def neighbour_information(code: Float[np.ndarray, " n"], levels: Int[np.ndarray, " n"], seed: int) -> float:
     """Mutual information of a code and a level in nats, by ten nearest neighbours; 0 if no level has two rows.
 
-    The very number of scikit-learn's ``mutual_info_classif``, whose trees of neighbours a sorted code does without.
+    The number of scikit-learn's ``mutual_info_classif``, whose trees of neighbours a sorted code does without. It can
+    differ where a level has fewer than 23 rows: there scikit-learn rounds distances.
 
     References:
         Mutual Information between Discrete and Continuous Data Sets (Ross, 2014)
