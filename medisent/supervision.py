@@ -29,7 +29,6 @@ class Entry:
         kind: What scans that agree in its column have in common.
         column: Of a batch's ``group`` and ``order``.
         blocks: What they share, or (pairs) may share.
-        varied: What they are said to differ in.
         alike: Settings of the scanner that are the same in all scans of a group, and so are changed alike.
         factors: What is ordered (ranks), or what has labels and is the same (groups).
         pool: How posteriors are shared.
@@ -45,12 +44,11 @@ class Entry:
     pool: Pool = "product"
     batches: int = 1
     repeats: bool = False
-    varied: frozenset[str] = frozenset()
 
     @property
     def about_rests(self) -> bool:
-        """Whether it speaks of what no factor names, and not of named factors alone."""
-        return bool((self.blocks | self.varied) & {"anatomy_rest", "nuisance_rest"})
+        """Whether it speaks of what no factor names, and not of named factors alone; clamping speaks of everything."""
+        return self.kind == "clamp" or bool(self.blocks & {"anatomy_rest", "nuisance_rest"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -291,7 +291,7 @@ def test_batches_of_named_factors_leave_the_rest_of_the_nuisance_to_the_whole_ba
     assert not torch.allclose(person, person[:1].expand_as(person))
 
 
-def test_what_is_said_to_vary_varies_the_rests_too(study, trained, paired):
+def test_where_the_rests_are_said_to_vary_they_do(study, trained, paired):
     network, rests = trained.network, ("anatomy_rest", "nuisance_rest")
     said = Supervision(kind="clamp", by="subject", vary=rests)
     (entry,) = entries_of(replace(study, supervision=(said,)), network)

@@ -55,7 +55,6 @@ def entries_of(study: Study, network: PartitionedVAE) -> tuple[Entry, ...]:
                 pool=said.pool or "product",
                 batches=said.batches,
                 repeats=said.kind == "clamp" and bool(varied),
-                varied=network.named(said.vary or ()),
             )
         )
     return tuple(entries)
