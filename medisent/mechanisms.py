@@ -185,7 +185,7 @@ def mechanism_of(network: PartitionedVAE, name: str) -> Mechanism:
 def cautions(network: PartitionedVAE, names: Iterable[str]) -> list[str]:
     """A sentence on edits and maps that are hardly to be relied on: those of volumes whose masks training never saw.
 
-    On rendered heads the error after such edits was 1.07 and 1.18 times the true change (``docs/bench.md``).
+    On rendered heads the error after such edits was 1.13 and 1.11 times the true change (``docs/bench.md``).
     """
     coarse = [
         words(name)
