@@ -18,14 +18,12 @@ from medisent.counts import coarse
 from medisent.metrics import conformal_quantile, r2
 from medisent.model import PartitionedVAE
 from medisent.posterior import PartitionedNormal
-from medisent.readings import estimates, latent_distance, pieces, quantiles, reconstruction_error
+from medisent.readings import estimates, few_at_once, latent_distance, pieces, quantiles, reconstruction_error
 from medisent.scanners import BIAS_TERMS, Scanner
 from medisent.supervision import Entry
 
 LEVEL = 0.9
 
-# Scans whose scanner is changed at once.
-_AT_ONCE = 16
 # Scanners by which each validation scan is seen once more, where settings are judged.
 _OTHERS = 3
 
@@ -59,12 +57,12 @@ def calibrate(
     seen = network.parted(inferred)
     network.to(device)
     held, error = _judged(network, *((training, seen) if validation is None else (validation,)))
+    elsewhere = {} if validation is None else _elsewhere(network, validation)
     network.cpu()
     factors, figures = {}, {}
     truths = validation.values if validation is not None else torch.zeros(0, len(network.factors))
     read = estimates(network, seen)
     read_held = estimates(network, held) if validation is not None else {}
-    elsewhere = _elsewhere(network, validation) if validation is not None else {}
     for column, name in enumerate(network.factors):
         values = network.value(name, read[name][0]).double().numpy()
         labels = training.values[:, column]
@@ -191,24 +189,22 @@ def _elsewhere(network: PartitionedVAE, batch: Batch) -> dict[str, tuple[tuple[T
         Of each that is a factor: estimates and their deviations, as ``estimates`` has them, and true embeddings, NaN
         where there is no label; several rounds of all scans, one after the other.
     """
-    labels = {name: batch.values[:, column].log() for column, name in enumerate(network.factors)}
-    own = batch.log_scale - network.reference
-    none = torch.full_like(own, math.nan)
-    first = Scanner(
-        labels.get("brightness", none) - own, labels.get("contrast", none), torch.zeros(len(batch), BIAS_TERMS)
-    )
+    device, labels = network.pivot.device, dict(zip(network.factors, batch.values.T, strict=True))
+    scale = batch.log_scale - network.reference.cpu()
+    unknown = torch.full_like(scale, math.nan)
+    gain, gamma = (labels.get(name, unknown).log() for name in ("brightness", "contrast"))
+    first = torch.cat([torch.stack([gain - scale, gamma], 1), torch.zeros(len(batch), BIAS_TERMS)], 1)
     chance = torch.Generator().manual_seed(0)
-    loc, scale, truth = [], [], []
-    for _ in range(_OTHERS):
-        for rows in torch.arange(len(batch)).split(_AT_ONCE):
-            change = changed(batch[rows], network, chance)
-            sight = network.see(change.changed)
-            loc.append(network.settings(sight)[:, :2])
-            scale.append(sight.scale[:, :2])
-            there = change.scanner.after(Scanner.unstacked(first.stacked()[rows]))
-            truth.append(torch.stack([there.log_gain + own[rows], there.log_gamma], 1))
+    loc, deviation, truth = [], [], []
+    for rows in few_at_once(batch) * _OTHERS:
+        change = changed(batch[rows].to(device), network, chance)
+        sight = network.see(change.changed)
+        loc.append(network.settings(sight)[:, :2].cpu())
+        deviation.append(sight.scale[:, :2].cpu())
+        there = Scanner.unstacked(change.scanner.stacked().cpu()).after(Scanner.unstacked(first[rows]))
+        truth.append(torch.stack([there.log_gain + scale[rows], there.log_gamma], 1))
     return {
-        name: ((torch.cat(loc)[:, [index]], torch.cat(scale)[:, index]), torch.cat(truth)[:, [index]])
+        name: ((torch.cat(loc)[:, [index]], torch.cat(deviation)[:, index]), torch.cat(truth)[:, [index]])
         for index, name in enumerate(("brightness", "contrast"))
         if name in network.factors and name in network.scanner_names
     }

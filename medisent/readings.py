@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -240,9 +240,14 @@ def abducted(network: PartitionedVAE, batch: Batch) -> Abduction:
 def pieces(network: PartitionedVAE, batch: Batch) -> Iterator[Abduction]:
     """What the network infers from a few scans of a batch after the other, on its own device."""
     device = network.pivot.device
-    few = min(_AT_ONCE, max(1, _VOXELS_AT_ONCE // math.prod(batch.scan.shape[1:])))
-    for rows in torch.arange(len(batch)).split(few):
+    for rows in few_at_once(batch):
         yield network.abduct(batch[rows].to(device))
+
+
+def few_at_once(batch: Batch) -> list[Int[Tensor, " few"]]:
+    """The rows of a batch, so many together as the network takes at once: sixteen, of large grids fewer."""
+    few = min(_AT_ONCE, max(1, _VOXELS_AT_ONCE // math.prod(batch.scan.shape[1:])))
+    return list(torch.arange(len(batch)).split(few))
 
 
 @torch.no_grad()
