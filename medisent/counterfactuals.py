@@ -16,7 +16,8 @@ from torch import Tensor
 from medisent.checkpoints import FactorCard, Trained
 from medisent.errors import InterventionError, UsageError
 from medisent.factors import Factor
-from medisent.grids import closeness, coverage, finer, restore, sample
+from medisent.grids import closeness, finer, restore
+from medisent.loading import above_air
 from medisent.mechanisms import CloseUp, Scene, mechanism_of
 from medisent.readings import Reading, log_bias, read_factors
 from medisent.scanners import Scanner, developed, exposed
@@ -145,10 +146,8 @@ def _close(reading: Reading, air: float) -> Scene:
     if times == 1:
         return reading.scene
     cells = finer(placed, times)
-    seen = sample(reading.scan, cells)
-    if air:
-        seen -= np.float32(air) * coverage(geometry, cells)
-    image, scanner = torch.from_numpy(np.ascontiguousarray(seen)).clamp(min=0), reading.scene.scanner
+    above, _ = above_air(reading.scan, cells, air)
+    image, scanner = torch.from_numpy(np.ascontiguousarray(above)).clamp(min=0), reading.scene.scanner
     field = log_bias(scanner.bias[0], cells, placed) + np.float32(float(scanner.log_gain[0]) + reading.log_scale)
     canonical, _ = _without(image, reading, torch.from_numpy(field))
     return replace(reading.scene, close=CloseUp(canonical.clamp(max=3).numpy(), times))

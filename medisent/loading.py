@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from monai.transforms import Compose, MapTransform, Transform
 
 from medisent.errors import MedisentError
 from medisent.formats import read
 from medisent.grids import Grid, coverage, sample
 from medisent.scanners import measured_scale
-from medisent.volumes import Volume
+from medisent.volumes import Geometry, Volume
 
 Item = dict[Hashable, Any]
 
@@ -89,6 +90,14 @@ class SampleMasksd(MapTransform):  # type: ignore[misc]
         return item
 
 
+def above_air(
+    scan: Volume, onto: Geometry, air: float
+) -> tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "x y z"]]:
+    """The scan on cells, in its own unit with air at 0, and the part of each cell that it covers."""
+    seen = coverage(scan.geometry, onto)
+    return sample(scan, onto) - np.float32(air) * seen, seen
+
+
 class SampleScan(Transform):  # type: ignore[misc]
     """The scan on the grid as a tensor (1, x, y, z), air at 0 and tissue near 1; adds ``log_scale`` and ``coverage``.
 
@@ -101,8 +110,8 @@ class SampleScan(Transform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         scan, placed = data["scan"], data["placed"]
-        seen = coverage(scan.geometry, placed)
-        image = _tensor(sample(scan, placed) - np.float32(self.air) * seen)
+        above, seen = above_air(scan, placed, self.air)
+        image = _tensor(above)
         scale = measured_scale(image)
         return {**data, "scan": image / scale, "log_scale": scale.log(), "coverage": _tensor(seen)}
 
