@@ -129,7 +129,8 @@ class Shape(Mechanism):
         moved = replace(_moved(network, scene, name, present, wanted), masks=masks)
         if scene.close is None:
             return replace(moved, canonical=scene.canonical + torch.from_numpy(change.image).to(scene.canonical))
-        gained = scene.close.shown - scene.close.image + change.image
+        before = scene.close.gained
+        gained = change.image if before is None else before + change.image
         return replace(moved, close=replace(scene.close, gained=gained))
 
 
