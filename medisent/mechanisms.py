@@ -196,7 +196,7 @@ def cautions(network: PartitionedVAE, names: Iterable[str]) -> list[str]:
     if not coarse:
         return []
     return [
-        f"Training had no masks of {listed(coarse)}, so edits and maps of it are differences of two decodings: on "
+        f"Training had no masks of {listed(coarse)}, so these edits and maps are differences of two decodings: on "
         "rendered heads these were no nearer to what truly changes than no edit at all."
     ]
 
