@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]{2,}")
 MAKE = re.compile(r"^([a-z]+):", re.MULTILINE)
 
 
@@ -211,6 +212,26 @@ def test_commands_in_the_documents_exist_with_their_options(text):
 def test_links_in_the_documents_lead_somewhere(document):
     for target in LINK.findall(document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{target} is not there"
+
+
+def misread(text):
+    """Runs of letters that are UTF-8 once read as another encoding, and written so."""
+    for run in BEYOND_ASCII.findall(text):
+        try:
+            run.encode("cp1252").decode("utf-8")
+        except UnicodeError:
+            continue
+        yield run
+
+
+@pytest.mark.parametrize("document", [pytest.param(d, id=str(d.relative_to(ROOT))) for d in DOCUMENTS])
+def test_letters_of_the_documents_are_what_was_meant(document):
+    assert list(misread(document.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(("text", "found"), [("R² – µm, ×1.5", []), ("R\u00c2\u00b2", ["\u00c2\u00b2"])])
+def test_misread_letters_are_found(text, found):
+    assert list(misread(text)) == found
 
 
 def test_figures_of_the_readme_are_those_of_the_demo():
