@@ -1,6 +1,6 @@
 """Train on 195 real hippocampi, explain one of them, and see what happens to a scan that is nothing like them.
 
-    MEDISENT_TEST_DATA=/path/to/data python examples/hippocampus.py [FOLDER] [MINUTES]
+    MEDISENT_TEST_DATA=/path/to/data python examples/hippocampus.py [FOLDER] [MINUTES] [SEED]
 
 The factors are the volume of the hippocampus, whose masks are known, and the scanner's brightness, contrast and bias
 field, of which nothing is known. Ends in one picture and one table.
@@ -44,10 +44,11 @@ mask = "mask"
 
 [training]
 minutes = {minutes}
+seed = {seed}
 """
 
 
-def write_study(data: Path, folder: Path, minutes: float) -> Path:
+def write_study(data: Path, folder: Path, minutes: float, seed: int) -> Path:
     """The table and the study of the cohort; every fifth subject validates, every fifth tests."""
     known = pd.read_csv(data / "factors.tsv", sep="\t")
     turns = ["train", "validation", "train", "test", "train"]
@@ -62,7 +63,7 @@ def write_study(data: Path, folder: Path, minutes: float) -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "cohort.tsv", sep="\t", index=False)
-    (folder / "study.toml").write_text(STUDY.format(minutes=minutes), encoding="utf-8")
+    (folder / "study.toml").write_text(STUDY.format(minutes=minutes, seed=seed), encoding="utf-8")
     return folder / "study.toml"
 
 
@@ -123,10 +124,10 @@ def draw(explanation: medisent.explanations.Explanation, truth: pd.DataFrame, pa
     figure.savefig(path, dpi=110)
 
 
-def main(folder: Path, minutes: float) -> None:
+def main(folder: Path, minutes: float, seed: int) -> None:
     """The whole study."""
     data = Path(os.environ["MEDISENT_TEST_DATA"])
-    study = load_study(write_study(data / "hippocampus", folder, minutes))
+    study = load_study(write_study(data / "hippocampus", folder, minutes, seed))
     trained = train(study, folder / "run")
     model = medisent.load(folder / "run")
     for split in ("validation", "test"):
@@ -154,4 +155,5 @@ def main(folder: Path, minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "hippocampus"), float(sys.argv[2]) if len(sys.argv) > 2 else 5.0)
+    given = dict(enumerate(sys.argv))
+    main(Path(given.get(1, "hippocampus")), float(given.get(2, 5.0)), int(given.get(3, 0)))
