@@ -553,7 +553,7 @@ class PartitionedVAE(nn.Module):
         canonical, features, mask_logits = self._anatomy(after)
         encoded = self._posterior(features, self.volumes(mask_logits.sigmoid()), after)
         q = agreed(encoded, tie, change.crew)
-        z = q.loc + q.scale * change.crew.noise(q.scale)
+        z = q.loc + q.scale * self._chance(q, tie, change.crew)
         # Labels of the scanner's factors belong to the scans as they are.
         seen = self.settings(before) + before.scale * change.crew.noise(before.scale)
         readouts = self.readouts(torch.cat([z[:, : self.code_size], seen[:, self.active > 0]], 1))
@@ -561,6 +561,14 @@ class PartitionedVAE(nn.Module):
         clamped = tie is not None and tie.entry.kind == "clamp"  # there the picture does say which block varies
         likelihood = self.decode(z if clamped else self._untaught(z))
         return Draw(change, before, after, canonical, encoded, q, prior, z, readouts, likelihood, mask_logits, tie)
+
+    def _chance(self, q: PartitionedNormal, tie: Tie | None, crew: Crew) -> Float[Tensor, "batch latents"]:
+        """Normal numbers to draw latents with; what is clamped is drawn once for all scans of a group."""
+        found = crew.noise(q.scale)
+        if tie is None or tie.entry.kind != "clamp":
+            return found
+        shared = crew.own(crew.whole(found)[tie.leader])
+        return torch.where(q.latents(tie.entry.blocks), shared, found)
 
     def settle(self, crew: Crew = ALONE) -> None:
         """Let running moments take in the scans of the last pass, of all processes, once its step is taken."""

@@ -241,6 +241,7 @@ def forgetful(change: Change, rows: Tensor) -> Change:
 EVERY_TERM = pytest.mark.parametrize("name", TERMS)
 TIES = {
     "invariance": Entry("clamp", 0, blocks=frozenset({"real", "anatomy_rest"})),
+    "differences": Entry("clamp", 0, blocks=frozenset({"real", "anatomy_rest"})),
     "ranks": Entry("ranks", 0, factors=("real", "ordinal", "brightness")),
 }
 

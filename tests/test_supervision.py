@@ -192,6 +192,47 @@ def test_the_gradient_of_inactive_latents_is_their_distance_from_the_mean_over_a
     assert (slope[3] == 0).all()
 
 
+def test_differences_cost_the_log_of_the_share_of_them_that_is_left(trained, draw):
+    term, whole = TERMS["differences"](trained.network), draw.batch.coverage
+    true = draw.canonical * whole
+    parts = true[:3] - true[:3].mean(0)
+
+    def cost(made):
+        spread = draw.likelihood.scale.detach()
+        return term(replace(draw, likelihood=torch.distributions.Normal(made, spread)))
+
+    half = torch.cat([parts / 2, true[3:]])
+    expected = whole[:3].sum((1, 2, 3, 4)).mean() * torch.tensor(0.25).log() / 2
+    assert torch.allclose(cost(half)[:3].mean(), expected, rtol=1e-3)
+    assert torch.allclose(cost(half + 7.0), cost(half), rtol=1e-3)  # what all scans of the group have is no difference
+    assert cost(torch.zeros_like(true))[:3].mean().abs() < 1e-2 * expected.abs()
+    assert cost(half)[3] == 0
+    little = replace(draw, canonical=draw.canonical / 10, likelihood=torch.distributions.Normal(half / 10, 1.0))
+    assert torch.allclose(term(little), cost(half), rtol=1e-2)
+
+
+def test_differences_learn_from_every_scan_of_the_group(trained, draw):
+    term, made = TERMS["differences"](trained.network), draw.likelihood.mean.detach()
+
+    def cost(step):
+        moved = made.clone()
+        moved[1] = moved[1] + step * draw.canonical[2].detach()
+        return term(replace(draw, likelihood=torch.distributions.Normal(moved, 1.0))).sum()
+
+    step = torch.tensor(0.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(cost(step), step)
+    measured = (cost(torch.tensor(0.01)) - cost(torch.tensor(-0.01))) / 0.02
+    assert torch.allclose(slope, measured, rtol=0.02)
+
+
+def test_clamped_latents_are_drawn_once_for_a_group(draw):
+    drawn = ((draw.z - draw.q.loc) / draw.q.scale)[:, draw.q.latents(draw.tie.entry.blocks)]
+    own = ((draw.z - draw.q.loc) / draw.q.scale)[:, draw.q.partition["tumour_volume"].where]
+    assert torch.allclose(drawn[0], drawn[2], atol=1e-3)
+    assert not torch.isclose(drawn[0], drawn[3], atol=1e-3).any()
+    assert own.flatten().unique().numel() == own.numel()
+
+
 def test_clamped_latents_learn_nothing_from_the_picture(draw):
     inactive = draw.q.latents(draw.tie.entry.blocks)
     (slope,) = torch.autograd.grad(draw.likelihood.mean.square().sum(), draw.encoded.loc)
@@ -237,9 +278,16 @@ def test_what_a_group_shares_is_said_once_for_all_of_it(trained, paired):
 
 
 def test_terms_of_kinds_that_a_study_does_not_have_are_left_out(study):
-    for kind, terms in {"groups": set(), "ranks": {"ranks"}, "match": {"ranks"}, "clamp": {"invariance"}}.items():
-        assert {"invariance", "ranks"} & set(weights_of(replace(study, supervision=(WEAK[kind],)))) == terms
-    assert not {"invariance", "ranks"} & set(weights_of(study))
+    for kind, terms in {
+        "groups": set(),
+        "ranks": {"ranks"},
+        "match": {"ranks"},
+        "clamp": {"invariance", "differences"},
+    }.items():
+        assert {"invariance", "differences", "ranks"} & set(
+            weights_of(replace(study, supervision=(WEAK[kind],)))
+        ) == terms
+    assert not {"invariance", "differences", "ranks"} & set(weights_of(study))
 
 
 # Likeness

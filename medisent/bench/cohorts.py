@@ -53,7 +53,7 @@ RENDERINGS = {
     "opposite": Rendering(seed=103, share=0.25, confound=-0.8, judged=True),
     "travelling": Rendering(seed=104, share=0.5, travelling=0.25),
     "foreign": Rendering(seed=105, share=0.5, foreign=True),
-    "clamped": Rendering(seed=106, clamped=0.06),
+    "clamped": Rendering(seed=106, share=2.0, clamped=0.07),
     "pairs": Rendering(seed=107, share=0.5, pairs=0.4),
 }
 

@@ -193,6 +193,7 @@ class Weights:
         mask: How badly predicted masks cover the known ones.
         scanner: How badly a known change of the scanner is estimated.
         invariance: How far latents that a group shares lie from the group's mean.
+        differences: How badly a draw redraws what scans of a clamped group differ in, however little that is.
         ranks: How badly readouts keep the order that is known.
         total_correlation: Linear dependence of groups of blocks on each other, over recent codes.
         hsic: Any dependence of pairs of blocks on each other, over recent codes.
@@ -211,6 +212,7 @@ class Weights:
     mask: Weight = 1.0
     scanner: Weight = 3.0
     invariance: Weight = 10.0
+    differences: Weight = 0.0
     ranks: Weight = 10.0
     total_correlation: Weight = 0.0
     hsic: Weight = 0.0

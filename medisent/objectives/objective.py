@@ -17,7 +17,7 @@ from medisent.objectives.guards import Guard
 from medisent.objectives.independence import Hsic, TotalCorrelation
 from medisent.objectives.term import Term
 from medisent.objectives.terms import Distortion, Mask, Rate, Readout, ScannerChange
-from medisent.objectives.weak import Invariance, Ranks
+from medisent.objectives.weak import Differences, Invariance, Ranks
 
 TERMS: dict[str, type[Term]] = {
     "distortion": Distortion,
@@ -26,6 +26,7 @@ TERMS: dict[str, type[Term]] = {
     "mask": Mask,
     "scanner": ScannerChange,
     "invariance": Invariance,
+    "differences": Differences,
     "ranks": Ranks,
     "total_correlation": TotalCorrelation,
     "hsic": Hsic,

@@ -15,6 +15,8 @@ from medisent.objectives.term import Term
 
 # In a clamped batch the published gradient of an inactive latent is its distance from the batch's mean over this.
 _PATIENCE = 100.0
+# The least mean square of differences, in canonical white squared: copies of one scan may differ in nothing.
+_SPECK = 1e-8
 # Standard deviations of a factor, over which an order that is right is still thought to be barely so.
 _BARELY = 0.1
 
@@ -34,6 +36,36 @@ class Invariance(Term):
             return torch.zeros_like(draw.batch.log_scale)
         away = draw.encoded.loc - draw.q.loc.detach()
         return away.square()[:, draw.q.latents(draw.tie.entry.blocks)].sum(1) / (2 * _PATIENCE)
+
+
+class Differences(Term):
+    """-log p(what a scan differs in from its group's mean | z) in clamped batches, whose noise is the batch's own.
+
+    The likelihood of scans has one noise for all they differ in, folds and pose too, beside which a factor that changes
+    a few voxels is nothing. Here the noise is as large as makes the differences of this batch likeliest, so that the
+    mean cost is half the number of voxels times the log of the share of them, squared, that is left: a factor
+    that changes little is worth as much as one that changes much.
+    """
+
+    def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
+        coverage, crew = draw.batch.coverage.flatten(1), draw.change.crew
+        if draw.tie is None or draw.tie.entry.kind != "clamp":
+            return torch.zeros_like(draw.batch.log_scale)
+        share = draw.tie.together.to(coverage.dtype)
+        share = crew.own(share / share.sum(1, keepdim=True).clamp(min=1))
+
+        def apart(scans: Float[Tensor, "batch 1 x y z"]) -> Float[Tensor, "batch voxels"]:
+            shown = scans.flatten(1) * coverage
+            # What is left of a group has no mean, so that a gradient through the mean would be none.
+            return (shown - share @ crew.whole(shown.detach())) * share.sum(1, keepdim=True)
+
+        true = apart(draw.canonical.detach())
+        left = (true - apart(draw.likelihood.mean)).square().sum(1)
+        voxels = coverage.sum(1) * share.sum(1)
+        there = crew.whole(voxels).sum().clamp(min=1)
+        before, after = (crew.whole(sums.detach()).sum() + _SPECK * there for sums in (true.square().sum(1), left))
+        variance = after / there
+        return (voxels * ((after / before).log() - 1) + left / variance) / 2
 
 
 class Ranks(Term):

@@ -13,7 +13,9 @@ def weights_of(study: Study) -> dict[str, float]:
     """How much each term counts; those of kinds of supervision that the study does not have are left out."""
     kinds = {said.kind for said in study.supervision}
     compared = "ranks" in kinds or any(matched(study, said) for said in study.supervision)
-    idle = {name for name, there in (("invariance", "clamp" in kinds), ("ranks", compared)) if not there}
+    clamped = "clamp" in kinds
+    asked = (("invariance", clamped), ("differences", clamped), ("ranks", compared))
+    idle = {name for name, there in asked if not there}
     return {n: getattr(study.weights, n) for n in study.weights.__dataclass_fields__ if n not in idle}
 
 
