@@ -164,11 +164,12 @@ def apart(one: Path, other: Path) -> float:
     return (off / sum(float(ours[name].double().square().sum()) for name in names)) ** 0.5
 
 
-def test_two_processes_with_half_of_the_scans_each_learn_what_one_learns_with_all(server, learning, tmp_path):
+@pytest.mark.parametrize("kind", ["groups", "clamp"])
+def test_two_processes_with_half_of_the_scans_each_learn_what_one_learns_with_all(server, learning, tmp_path, kind):
     grouped = replace(
         wider(learning),
-        supervision=(Supervision(kind="groups", by="site", share=("nuisance",)),),
-        weights=replace(learning.weights, total_correlation=1.0, guard=1.0),
+        supervision=(Supervision(kind=kind, by="site", share=("nuisance",)),),
+        weights=replace(learning.weights, total_correlation=1.0, guard=1.0, differences=1.0),
         objective=ObjectiveSettings(queue=16),
     )
     trained(server, tmp_path, grouped, "one")
