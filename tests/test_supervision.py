@@ -199,7 +199,7 @@ def test_differences_cost_the_log_of_the_share_of_them_that_is_left(trained, dra
 
     def cost(made):
         spread = draw.likelihood.scale.detach()
-        return term(replace(draw, likelihood=torch.distributions.Normal(made, spread)))
+        return term(replace(draw, likelihood=Normal(made, spread)))
 
     half = torch.cat([parts / 2, true[3:]])
     expected = whole[:3].sum((1, 2, 3, 4)).mean() * torch.tensor(0.25).log() / 2
@@ -207,7 +207,7 @@ def test_differences_cost_the_log_of_the_share_of_them_that_is_left(trained, dra
     assert torch.allclose(cost(half + 7.0), cost(half), rtol=1e-3)  # what all scans of the group have is no difference
     assert cost(torch.zeros_like(true))[:3].mean().abs() < 1e-2 * expected.abs()
     assert cost(half)[3] == 0
-    little = replace(draw, canonical=draw.canonical / 10, likelihood=torch.distributions.Normal(half / 10, 1.0))
+    little = replace(draw, canonical=draw.canonical / 10, likelihood=Normal(half / 10, 1.0))
     assert torch.allclose(term(little), cost(half), rtol=1e-2)
 
 
@@ -217,7 +217,7 @@ def test_differences_learn_from_every_scan_of_the_group(trained, draw):
     def cost(step):
         moved = made.clone()
         moved[1] = moved[1] + step * draw.canonical[2].detach()
-        return term(replace(draw, likelihood=torch.distributions.Normal(moved, 1.0))).sum()
+        return term(replace(draw, likelihood=Normal(moved, 1.0))).sum()
 
     step = torch.tensor(0.0, requires_grad=True)
     (slope,) = torch.autograd.grad(cost(step), step)

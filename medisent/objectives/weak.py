@@ -48,9 +48,9 @@ class Differences(Term):
     """
 
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
-        coverage, crew = draw.batch.coverage.flatten(1), draw.change.crew
         if draw.tie is None or draw.tie.entry.kind != "clamp":
             return torch.zeros_like(draw.batch.log_scale)
+        coverage, crew = draw.batch.coverage.flatten(1), draw.change.crew
         share = draw.tie.together.to(coverage.dtype)
         share = crew.own(share / share.sum(1, keepdim=True).clamp(min=1))
 
