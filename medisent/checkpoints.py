@@ -22,7 +22,7 @@ from medisent.files import file_digest, whole_file
 from medisent.model import PartitionedVAE
 from medisent.plurals import several
 
-SCHEMA = 2
+SCHEMA = 3
 MODEL_FILE = "model.safetensors"
 STUDY_FILE = "study.toml"
 _HEADER_LIMIT = 16 << 20

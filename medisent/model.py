@@ -38,6 +38,8 @@ from medisent.supervision import Tie
 # See ``with_local_contrast``.
 _CHANNELS = 19
 _SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
+# Below this share of canonical white lie air and noise; an exponent lifts noise more than anything else.
+_DARK = 0.12
 # A readout is bent at so many places, by this factor up or down at most, once so many values are known.
 _KNOTS, _FLATTEST, _BENDABLE = 3, 0.25, 60
 # How far settings stray from what the scan's measured scale alone suggests, before anything is learned.
@@ -698,10 +700,12 @@ class PartitionedVAE(nn.Module):
     def _features(
         self, canonical: Float[Tensor, "batch 1 x y z"], coverage: Float[Tensor, "batch 1 x y z"]
     ) -> list[Tensor]:
-        """The encoder's features of canonical scans."""
-        features: list[Tensor] = self.manner.run(
-            self.encoder, with_local_contrast(canonical, coverage, self.encoder.padded)
-        )
+        """The encoder's features of canonical scans; behind a scanner layer, of what is no noise of air in them.
+
+        Noise comes after a scanner's exponent and is lifted when that is taken off, by which anatomy would know it.
+        """
+        seen = canonical.clamp(min=_DARK) if self.scanner_names else canonical
+        features: list[Tensor] = self.manner.run(self.encoder, with_local_contrast(seen, coverage, self.encoder.padded))
         return features
 
 

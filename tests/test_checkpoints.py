@@ -109,7 +109,7 @@ def test_tensors_and_texts_come_back_as_they_were(tmp_path):
 
 def test_another_version_is_refused_with_both_versions(model_file, tmp_path):
     path = with_metadata(model_file, tmp_path / "x", schema="7")
-    with pytest.raises(ModelError, match=r"format 7, but this medisent reads format 2\..*train it anew"):
+    with pytest.raises(ModelError, match=r"format 7, but this medisent reads format 3\..*train it anew"):
         load_model(path)
 
 

@@ -135,6 +135,22 @@ def test_the_noise_of_air_does_not_steer_the_scanners_estimate():
     assert not torch.equal(settings[0], network.see(replace(batch, scan=batch.scan + 0.2)).scanner.stacked())
 
 
+@pytest.mark.parametrize("scanner", [ALL, ("contrast",), ()])
+def test_the_noise_of_air_says_nothing_to_the_rest_of_the_anatomy_behind_a_scanner_layer(scanner):
+    network = built((9, 8, 10), scanner=scanner)
+    batch = batch_of(network)
+    network.fit(batch)
+    sight = network.see(batch)
+    whole = torch.ones_like(batch.coverage)
+    canonical = network.canonical(batch.scan, sight.scanner, whole)
+    dark = canonical < 0.12
+    noisy = torch.where(dark, 0.12 * torch.rand_like(canonical), canonical)
+    assert dark.any()
+    rests = [network.encode(seen, sight).loc[:, network.resting] for seen in (canonical, noisy, canonical + 0.05)]
+    assert torch.equal(rests[0], rests[1]) == bool(scanner)
+    assert not torch.equal(rests[0], rests[2])
+
+
 def test_anatomy_does_not_steer_the_scanners_estimate():
     network = built((16, 16, 16))
     batch = batch_of(network)
