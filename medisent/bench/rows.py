@@ -54,7 +54,7 @@ class Place:
     @property
     def size(self) -> str:
         """How large everything is, in words."""
-        return f"{self.cohorts.subjects} heads, {self.steps} steps at most"
+        return f"{self.cohorts.subjects} heads, {self.steps} steps"
 
     def run(self, row: str, seed: int) -> Path:
         """The run folder of a row's training."""
@@ -104,7 +104,7 @@ class Training:
     """
 
     recipe: str | None = None
-    share: float = 0.15
+    share: float = 0.25
     cohort: str = "plain"
     judge: str = "held"
     apart: str | None = None
@@ -316,25 +316,25 @@ ROWS: tuple[Row, ...] = (
         "ours_small",
         "ours, small",
         "Voxels of 8 mm: what the row with the foreign scanner is to be held against.",
-        Training("ours", share=0.375),
+        Training("ours", share=0.625),
     ),
     Row(
         "confounded",
         "ours, confounded",
         "Trained where tumour and gain correlate 0.8; readouts and edits judged at -0.8, leakage at 0.",
-        Training(share=0.75, cohort="confounded", judge="opposite", apart="held"),
+        Training(share=1.0, cohort="confounded", judge="opposite", apart="held"),
     ),
     Row(
         "confounded_bare",
         "the same without scanner layer and independence",
-        "As above, but trained a third as long; the gain is a label like any other.",
-        Training(share=0.25, cohort="confounded", judge="opposite", apart="held", change=_bare),
+        "As above; the gain is a label like any other.",
+        Training(share=1.0, cohort="confounded", judge="opposite", apart="held", change=_bare),
     ),
     Row(
         "foreign",
         "ours, foreign scanner",
         "One scanner in training is of a kind that the layer cannot express; judged on other heads of that scanner.",
-        Training("ours", share=0.375, cohort="mixed", judge="far"),
+        Training("ours", share=0.625, cohort="mixed", judge="far"),
     ),
     Row(
         "half",
@@ -374,7 +374,7 @@ ROWS: tuple[Row, ...] = (
         "dc_ign",
         "DC-IGN",
         "No labels; groups in which one factor varies.",
-        Training("dc_ign", share=2.0, cohort="clamped"),
+        Training("dc_ign", share=10 / 3, cohort="clamped"),
     ),
     _plain("beta_tcvae", "beta-TCVAE", "No labels."),
     _plain("factor_vae", "FactorVAE", "No labels."),

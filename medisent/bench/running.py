@@ -18,7 +18,7 @@ from medisent.files import write_text
 from medisent.grids import Grid
 from medisent.progress import Progress, Silence
 
-STEPS, SUBJECTS, SEEDS = 4000, 400, 3
+STEPS, SUBJECTS, SEEDS = 2400, 800, 3
 
 
 def bench(
@@ -41,7 +41,7 @@ def bench(
     Arguments:
         out: The folder.
         seeds: How many trainings a row has.
-        steps: Of the longest training; the others take a fixed share of them.
+        steps: Of a training at full size; the others take a fixed share of them.
         subjects: Heads in the training cohort, for training, validation and test.
         only: Rows to make; none is all.
         quick: Tiny heads and networks, to see whether everything works; its figures mean nothing.

@@ -15,9 +15,9 @@ def bench(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for cohorts, runs, results and the page.")],
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings a row.")] = 3,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, help="Steps of the longest training; others in proportion.")
-    ] = 4000,
-    subjects: Annotated[int, typer.Option("--subjects", min=12, help="Heads in the training cohort.")] = 400,
+        int, typer.Option("--steps", min=1, help="Steps of a training at full size; others in proportion.")
+    ] = 2400,
+    subjects: Annotated[int, typer.Option("--subjects", min=12, help="Heads in the training cohort.")] = 800,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ROW", help="This row alone; may be repeated.")
     ] = None,
