@@ -239,7 +239,7 @@ def forgetful(change: Change, rows: Tensor) -> Change:
 
 
 EVERY_TERM = pytest.mark.parametrize("name", TERMS)
-CLAMPED = Entry("clamp", 0, blocks=frozenset({"real", "anatomy_rest"}))
+CLAMPED = Entry("clamp", 0, blocks=frozenset({"real", "anatomy_rest"}), alike=frozenset({"brightness"}))
 TIES = {
     "invariance": CLAMPED,
     "differences": CLAMPED,

@@ -22,6 +22,7 @@ from medisent.grids import Grid
 from medisent.objectives import TERMS
 from medisent.posterior import PartitionedNormal
 from medisent.progress import Silence
+from medisent.scanners import Scanner
 from medisent.supervision import COPIES, Entry, Sampler, Tie
 from medisent.training import Loop, entries_of, train, weights_of
 from medisent.training.splits import doubts, read_splits
@@ -190,6 +191,22 @@ def test_the_gradient_of_inactive_latents_is_their_distance_from_the_mean_over_a
     assert (slope[:3, inactive] != 0).any()
     assert (slope[:, ~inactive] == 0).all()
     assert (slope[3] == 0).all()
+
+
+def test_settings_of_the_scanner_that_a_group_shares_are_drawn_together_in_the_scans_as_they_are(trained, draw):
+    term, network = TERMS["invariance"](trained.network), trained.network
+    alike = Entry("clamp", 0, blocks=frozenset(), alike=frozenset({"brightness", "bias_field"}))
+    gain = draw.before.scanner.log_gain.detach().clone().requires_grad_()
+    contrast = draw.before.scanner.log_gamma.detach().clone().requires_grad_()
+    seen = replace(draw.before, scanner=Scanner(gain, contrast, draw.before.scanner.bias.detach()))
+    cost = term(replace(draw, before=seen, tie=replace(draw.tie, entry=alike)))
+    slope, other = torch.autograd.grad(cost.sum(), (gain, contrast), allow_unused=True, materialize_grads=True)
+    brightness = network.log_brightness(seen.scanner, seen.batch.log_scale).detach()
+    assert torch.allclose(slope[:3], (brightness[:3] - brightness[:3].mean()) / 100, atol=1e-9)
+    assert (slope[:3] != 0).all()
+    assert slope[3] == 0
+    assert not other.any()
+    assert not term(replace(draw, tie=replace(draw.tie, entry=replace(alike, alike=frozenset())))).any()
 
 
 def test_differences_cost_the_log_of_the_share_of_them_that_is_left(trained, draw):
@@ -417,7 +434,7 @@ def mixed(study, shown):
     found = replace(
         study,
         supervision=tuple(WEAK[kind] for kind in kinds),
-        training=replace(study.training, batch=6, steps=50, jitter=0.0),
+        training=replace(study.training, batch=6, steps=80, jitter=0.0),
         network=replace(study.network, family="lean"),
     )
     column = [factor.name for factor in study.factors].index("head_size")

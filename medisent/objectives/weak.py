@@ -25,7 +25,8 @@ class Invariance(Term):
     """Half the squared distance of inactive latents from their group's mean, over a hundred, in clamped batches.
 
     Its gradient with respect to a latent's mean is ``(z - mean) / 100``, which is what teaches inactive latents not to
-    follow what varies.
+    follow what varies. Settings of the scanner that a group shares are compared in the scans as they are, since each
+    scan's scanner is changed while training; a change of one setting moves others.
 
     References:
         Deep Convolutional Inverse Graphics Network (Kulkarni, Whitney, Kohli, Tenenbaum, 2015)
@@ -34,8 +35,10 @@ class Invariance(Term):
     def forward(self, draw: Draw) -> Float[Tensor, " batch"]:
         if draw.tie is None or draw.tie.entry.kind != "clamp":
             return torch.zeros_like(draw.batch.log_scale)
-        away = draw.encoded.loc - draw.q.loc.detach()
-        return away.square()[:, draw.q.latents(draw.tie.entry.blocks)].sum(1) / (2 * _PATIENCE)
+        entry, settings = draw.tie.entry, self.model.settings(draw.before)
+        shared = self.model.chosen(entry.alike).to(settings.device)
+        still = torch.cat([draw.encoded.loc[:, draw.q.latents(entry.blocks)], settings[:, shared]], 1)
+        return _apart(draw, still).square().sum(1) / (2 * _PATIENCE)
 
 
 class Differences(Term):
@@ -51,21 +54,25 @@ class Differences(Term):
         if draw.tie is None or draw.tie.entry.kind != "clamp":
             return torch.zeros_like(draw.batch.log_scale)
         coverage, crew = draw.batch.coverage.flatten(1), draw.change.crew
-        share = draw.tie.together.to(coverage.dtype)
-        share = crew.own(share / share.sum(1, keepdim=True).clamp(min=1))
-
-        def apart(scans: Float[Tensor, "batch 1 x y z"]) -> Float[Tensor, "batch voxels"]:
-            shown = scans.flatten(1) * coverage
-            # What is left of a group has no mean, so that a gradient through the mean would be none.
-            return (shown - share @ crew.whole(shown.detach())) * share.sum(1, keepdim=True)
-
-        true = apart(draw.canonical.detach())
-        left = (true - apart(draw.likelihood.mean)).square().sum(1)
-        voxels = coverage.sum(1) * share.sum(1)
+        scans = (draw.canonical.detach(), draw.likelihood.mean)
+        true, drawn = (_apart(draw, images.flatten(1) * coverage) for images in scans)
+        left = (true - drawn).square().sum(1)
+        voxels = coverage.sum(1) * crew.own(draw.tie.group >= 0)
         there = crew.whole(voxels).sum().clamp(min=1)
         before, after = (crew.whole(sums.detach()).sum() + _SPECK * there for sums in (true.square().sum(1), left))
         variance = after / there
         return (voxels * ((after / before).log() - 1) + left / variance) / 2
+
+
+def _apart(draw: Draw, values: Float[Tensor, "batch some"]) -> Float[Tensor, "batch some"]:
+    """How far each scan's values lie from the mean of its group; zero without a group.
+
+    What is left of a group has no mean, so that a gradient through the mean would be none.
+    """
+    assert draw.tie is not None
+    crew, share = draw.change.crew, draw.tie.together.to(values.dtype)
+    share = crew.own(share / share.sum(1, keepdim=True).clamp(min=1))
+    return (values - share @ crew.whole(values.detach())) * share.sum(1, keepdim=True)
 
 
 class Ranks(Term):
