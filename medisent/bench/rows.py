@@ -373,8 +373,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "dc_ign",
         "DC-IGN",
-        "No labels; groups in which one factor varies.",
-        Training("dc_ign", share=10 / 3, cohort="clamped"),
+        "No labels; groups in which one factor varies; behind the scanner layer.",
+        Training("dc_ign", share=2.5, cohort="clamped"),
     ),
     _plain("beta_tcvae", "beta-TCVAE", "No labels."),
     _plain("factor_vae", "FactorVAE", "No labels."),
