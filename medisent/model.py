@@ -38,8 +38,8 @@ from medisent.supervision import Tie
 # See ``with_local_contrast``.
 _CHANNELS = 19
 _SCANNER_SIZES = {"brightness": 1, "contrast": 1, "bias_field": BIAS_TERMS}
-# Below this share of canonical white lie air and noise; an exponent lifts noise more than anything else.
-_DARK = 0.12
+# Below this share of canonical white lie air and its noise, which taking an exponent off lifts more than all else.
+_AIR = 0.12
 # A readout is bent at so many places, by this factor up or down at most, once so many values are known.
 _KNOTS, _FLATTEST, _BENDABLE = 3, 0.25, 60
 # How far settings stray from what the scan's measured scale alone suggests, before anything is learned.
@@ -704,7 +704,7 @@ class PartitionedVAE(nn.Module):
 
         Noise comes after a scanner's exponent and is lifted when that is taken off, by which anatomy would know it.
         """
-        seen = canonical.clamp(min=_DARK) if self.scanner_names else canonical
+        seen = canonical.clamp(min=_AIR) if self.scanner_names else canonical
         features: list[Tensor] = self.manner.run(self.encoder, with_local_contrast(seen, coverage, self.encoder.padded))
         return features
 
