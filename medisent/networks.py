@@ -27,6 +27,8 @@ _ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.1})
 _DARK = 0.2
 # Channels at half resolution that the lean mask decoder adds to the voxels.
 _LAST = 8
+# Units of each of the two hidden layers of a decoder that has no nonlinearity of its own.
+_HIDDEN = 256
 
 Family = Literal["fine", "lean"]
 """Which networks: with features at half the grid's resolution, or with fewer convolutions, at coarser ones."""
@@ -140,7 +142,8 @@ class Decoder(nn.Module):
     """A scan from latents: linear, then up to half resolution, then depth-to-space.
 
     The lean family rises by transposed convolutions of overlapping cubes, also to half resolution, where it computes
-    nothing else.
+    nothing else. On a grid so small that it does not rise before that, hidden layers stand between the latents and the
+    bottom: without them it would be linear, and a linear decoder draws a mean head plus fixed patterns.
     """
 
     def __init__(self, encoder: Encoder, latents: int) -> None:
@@ -148,7 +151,12 @@ class Decoder(nn.Module):
         self.shape = encoder.shape
         self.bottom = encoder.bottom
         widths = encoder.widths
-        self.first = nn.Linear(latents, encoder.bottom_size)
+        self.first: nn.Module = nn.Linear(latents, encoder.bottom_size)
+        if encoder.family == "lean" and len(widths) == 1:
+            self.first = nn.Sequential(
+                *(nn.Linear(latents, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.SiLU()),
+                nn.Linear(_HIDDEN, encoder.bottom_size),
+            )
         rise = _lean_rise if encoder.family == "lean" else _fine_rise
         self.rises = nn.ModuleList(
             rise(coarse, fine) for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)

@@ -42,6 +42,16 @@ def test_every_weight_hears_of_the_masks_or_of_the_picture(family):
             assert weight.grad is not None, name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shape", [*SHAPES, (6, 6, 6)])
+def test_no_decoder_is_linear(family, shape):
+    decoder = Decoder(Encoder(shape, 8, 4, family=family), 3)
+    one, other = torch.randn(2, 1, 3)
+    drawn = [decoder(latents) for latents in (torch.zeros(1, 3), one, other, one + other)]
+    curved = drawn[3] - drawn[1] - drawn[2] + drawn[0]
+    assert curved.square().mean() > 1e-4 * (drawn[1] - drawn[0]).square().mean()
+
+
 def test_every_voxel_reaches_the_lean_networks():
     encoder = Encoder((16, 16, 16), 8, 4, family="lean", normalised=False)
     image = torch.rand(1, 1, 16, 16, 16, requires_grad=True)
